@@ -1,0 +1,2 @@
+//! The `levelfold` command.
+fn main() {}

@@ -1,0 +1,105 @@
+//! What a backend is: two traits, and what they speak about.
+//!
+//! A [`Target`] is data, so plans are made and snapshotted without the device. A [`Backend`] compiles a plan into an [`Executable`], which
+//! runs it over [`Bindings`] as often as one likes. `docs/writing-a-backend.md` is the guide.
+
+mod bindings;
+
+pub use bindings::{Bindings, TableSet};
+
+use crate::error::Result;
+use crate::plan::{Plan, StepKind};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What the planner knows of a backend.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// Its name, as plans carry it.
+    pub name: Arc<str>,
+    /// The alignment of arena buffers, in bytes: a power of two.
+    pub align: u64,
+    /// How long a unit of a fused fold may be.
+    pub fusion: FusionLimits,
+    /// Whether it runs a step, and if not, why.
+    pub supports: fn(&StepKind) -> std::result::Result<(), String>,
+}
+
+/// When folds of several levels are worth fusing into one step.
+///
+/// A fused step is cut for threads only between *units*: 32 rows of what its topmost stage folds, with everything beneath them. A level
+/// joins a fold as long as the largest unit has at most `unit_rows` leaf rows, or at most one part in `unit_share` of all leaf rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FusionLimits {
+    /// Units of up to this many leaf rows are always fine.
+    pub unit_rows: u64,
+    /// Units of up to one part in this many of all leaf rows are fine.
+    pub unit_share: u64,
+}
+
+impl Default for FusionLimits {
+    fn default() -> Self {
+        FusionLimits { unit_rows: 4096, unit_share: 64 }
+    }
+}
+
+impl Target {
+    /// A target that takes every step, aligned to 64 bytes.
+    pub fn new(name: &str) -> Self {
+        Target { name: name.into(), align: 64, fusion: FusionLimits::default(), supports: |_| Ok(()) }
+    }
+}
+
+/// Something that runs plans.
+pub trait Backend: Send + Sync {
+    /// What it is called, and what it takes.
+    fn target(&self) -> &Target;
+
+    /// Loads a plan. The plan was verified; everything that can be prepared before the first run is prepared here.
+    ///
+    /// # Errors
+    /// `unsupported` with the step, `wrong-target`, or what the device says.
+    fn compile(&self, plan: &Arc<Plan>) -> Result<Box<dyn Executable>>;
+}
+
+/// A plan, loaded on a backend: run it again and again with new data.
+pub trait Executable: Send {
+    /// Runs every step. The first call checks everything and takes what memory it needs; later calls allocate nothing.
+    ///
+    /// Implementations begin with [`TableSet::check`], so that every backend refuses the same bindings with the same words.
+    ///
+    /// # Errors
+    /// What [`TableSet::check`] finds, or what the device says. After an error the outputs hold nothing of use, and the executable can be
+    /// run again.
+    fn run(&mut self, bindings: &mut Bindings<'_>) -> Result<&RunReport>;
+
+    /// Bytes that it holds beside the plan's arena: what threads need for themselves.
+    fn scratch_bytes(&self) -> u64;
+}
+
+/// What one run did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RunReport {
+    /// One entry a step of the plan, in order.
+    pub steps: Vec<StepReport>,
+    /// From the first step to the last, checks of the bindings included.
+    pub time: Duration,
+}
+
+/// What one step did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StepReport {
+    /// How long it took.
+    pub time: Duration,
+    /// Bytes that it read, counted by the rules of [`Cost`](crate::plan::Cost).
+    pub read: u64,
+    /// Bytes that it wrote.
+    pub written: u64,
+}
+
+impl RunReport {
+    /// A report with room for the steps of a plan.
+    pub fn for_plan(plan: &Plan) -> Self {
+        RunReport { steps: vec![StepReport::default(); plan.steps.len()], time: Duration::ZERO }
+    }
+}

@@ -1,0 +1,369 @@
+//! What the caller hands over for one run, and the check that every backend makes of it first.
+
+use crate::dtype::{DType, IdElement};
+use crate::error::{Error, ErrorCode, Result, suggestion};
+use crate::ids::{BufferId, TableId};
+use crate::numerics::Value;
+use crate::plan::{Buffer, CopyKind, Hash, Load, Place, Plan, StepKind, TableSource};
+use crate::reducer::Reducer;
+use crate::segments::Segments;
+use crate::tensor::{TensorView, TensorViewMut};
+use crate::{narrow, widen_u64};
+use half::{bf16, f16};
+use smallvec::SmallVec;
+
+/// The memory of one run: inputs and tables are borrowed to be read, outputs to be written; nothing is copied on the way.
+#[derive(Debug, Default)]
+pub struct Bindings<'a> {
+    inputs: SmallVec<[(&'a str, TensorView<'a>); 8]>,
+    outputs: SmallVec<[(&'a str, TensorViewMut<'a>); 8]>,
+    tables: SmallVec<[&'a Segments; 8]>,
+}
+
+impl<'a> Bindings<'a> {
+    /// Nothing bound yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Binds an input or a param, by name.
+    #[must_use]
+    pub fn input(mut self, name: &'a str, view: impl Into<TensorView<'a>>) -> Self {
+        self.bind_input(name, view.into());
+        self
+    }
+
+    /// Binds an output, by name.
+    #[must_use]
+    pub fn output(mut self, name: &'a str, view: TensorViewMut<'a>) -> Self {
+        self.bind_output(name, view);
+        self
+    }
+
+    /// Binds segments: a plan finds its tables among them by their hashes.
+    #[must_use]
+    pub fn table(mut self, segments: &'a Segments) -> Self {
+        self.bind_table(segments);
+        self
+    }
+
+    /// [`input`](Self::input), in place.
+    pub fn bind_input(&mut self, name: &'a str, view: TensorView<'a>) {
+        self.inputs.push((name, view));
+    }
+
+    /// [`output`](Self::output), in place.
+    pub fn bind_output(&mut self, name: &'a str, view: TensorViewMut<'a>) {
+        self.outputs.push((name, view));
+    }
+
+    /// [`table`](Self::table), in place.
+    pub fn bind_table(&mut self, segments: &'a Segments) {
+        self.tables.push(segments);
+    }
+
+    /// What is bound to an input or param.
+    pub fn find_input(&self, name: &str) -> Option<TensorView<'a>> {
+        self.inputs.iter().find(|(bound, _)| *bound == name).map(|(_, view)| *view)
+    }
+
+    /// What is bound to an output.
+    pub fn find_output(&mut self, name: &str) -> Option<&mut TensorViewMut<'a>> {
+        self.outputs.iter_mut().find(|(bound, _)| *bound == name).map(|(_, view)| view)
+    }
+
+    /// Every input, with its name.
+    pub fn inputs(&self) -> &[(&'a str, TensorView<'a>)] {
+        &self.inputs
+    }
+
+    /// Every output, with its name.
+    pub fn outputs(&self) -> &[(&'a str, TensorViewMut<'a>)] {
+        &self.outputs
+    }
+}
+
+/// The tables of a plan, resolved: those that were bound, and those that derive from them.
+///
+/// A plan names its tables by hash, so once they are resolved they stay what they are; later runs only see that the same are bound.
+#[derive(Clone, Debug, Default)]
+pub struct TableSet {
+    tables: Vec<Segments>,
+}
+
+impl TableSet {
+    /// Nothing resolved yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A table of the plan.
+    ///
+    /// # Panics
+    /// Before a successful [`check`](Self::check).
+    pub fn get(&self, id: TableId) -> &Segments {
+        &self.tables[id.index()]
+    }
+
+    /// Whether [`check`](Self::check) has not resolved tables yet.
+    pub fn is_empty(&self) -> bool {
+        self.tables.is_empty()
+    }
+
+    /// Holds bindings against a plan, completely, before anything runs: every executable begins with this.
+    ///
+    /// Checked are: names (all bound, none twice, none unknown), dtypes, shapes, outputs that share memory with anything, the hashes of
+    /// tables, ids (not negative, below the rows of their table) and the weights of means (not negative, not NaN, not all 0 in a
+    /// segment that has rows).
+    ///
+    /// # Errors
+    /// The first thing that is wrong.
+    pub fn check(&mut self, plan: &Plan, bindings: &Bindings<'_>) -> Result<()> {
+        check_names(plan, bindings)?;
+        check_shapes(plan, bindings)?;
+        check_aliasing(bindings)?;
+        self.resolve(plan, bindings)?;
+        for step in &plan.steps {
+            self.check_data(plan, bindings, &step.kind)?;
+        }
+        Ok(())
+    }
+
+    fn resolve(&mut self, plan: &Plan, bindings: &Bindings<'_>) -> Result<()> {
+        let known = !self.tables.is_empty();
+        for (index, table) in plan.tables.iter().enumerate() {
+            let segments = match table.source {
+                TableSource::Bound => {
+                    let bound = bindings.tables.iter().find(|segments| Hash(segments.hash()) == table.hash);
+                    let Some(bound) = bound else {
+                        return Err(not_bound_table(&table.name, table.hash));
+                    };
+                    if known {
+                        continue;
+                    }
+                    (*bound).clone()
+                }
+                TableSource::Compose { .. } if known => continue,
+                TableSource::Compose { lower, upper } => self.tables[lower.index()].compose(&self.tables[upper.index()])?,
+            };
+            let found = (segments.len(), segments.rows(), segments.total_rows(), Hash(segments.hash()));
+            if found != (table.segments, table.rows, table.total_rows, table.hash) {
+                self.tables.clear();
+                return Err(Error::new(
+                    ErrorCode::PlanInvalid,
+                    format!("table {} is not what the plan says: {segments:?}", TableId::new(index)),
+                )
+                .at_level(&*table.name));
+            }
+            self.tables.push(segments);
+        }
+        Ok(())
+    }
+
+    fn check_data(&self, plan: &Plan, bindings: &Bindings<'_>, step: &StepKind) -> Result<()> {
+        match step {
+            StepKind::Fold(fold) => {
+                if let Load::Gather { ids, table } = fold.load {
+                    check_ids(plan, bindings, plan.view(ids).buffer, plan.buffer_of(table))?;
+                }
+                for stage in &fold.stages {
+                    for reduction in &stage.reductions {
+                        if let (Reducer::Mean, Some(weights)) = (reduction.reducer, reduction.weights) {
+                            let table = plan.table(stage.table);
+                            check_mean_weights(plan, bindings, plan.view(weights).buffer, self.get(stage.table), &table.name)?;
+                        }
+                    }
+                }
+                Ok(())
+            }
+            StepKind::Copy(copy) => match (copy.what, copy.read.as_slice()) {
+                (CopyKind::Gather, &[ids, table]) => check_ids(plan, bindings, plan.view(ids).buffer, plan.buffer_of(table)),
+                (CopyKind::Gather | CopyKind::Segments { .. } | CopyKind::Rows | CopyKind::Columns, _) => Ok(()),
+            },
+        }
+    }
+}
+
+fn not_bound_table(name: &str, hash: Hash) -> Error {
+    Error::new(ErrorCode::NotBound, format!("no segments with hash {hash} are bound"))
+        .at_level(name)
+        .help("bind the segments that the plan was made with; other segments need a plan of their own")
+}
+
+fn check_names(plan: &Plan, bindings: &Bindings<'_>) -> Result<()> {
+    for (index, (name, _)) in bindings.inputs.iter().enumerate() {
+        if bindings.inputs[..index].iter().any(|(other, _)| other == name) {
+            return Err(bound_twice("input", name));
+        }
+        if !plan.inputs().any(|(_, buffer)| &*buffer.name == *name) {
+            return Err(unknown_name("input", name, plan.inputs().map(|(_, buffer)| buffer)));
+        }
+    }
+    for (index, (name, _)) in bindings.outputs.iter().enumerate() {
+        if bindings.outputs[..index].iter().any(|(other, _)| other == name) {
+            return Err(bound_twice("output", name));
+        }
+        if !plan.outputs().any(|(_, buffer)| &*buffer.name == *name) {
+            return Err(unknown_name("output", name, plan.outputs().map(|(_, buffer)| buffer)));
+        }
+    }
+    for (_, buffer) in plan.inputs() {
+        if bindings.find_input(&buffer.name).is_none() {
+            return Err(not_bound("input", buffer));
+        }
+    }
+    for (_, buffer) in plan.outputs() {
+        if !bindings.outputs.iter().any(|(name, _)| *name == &*buffer.name) {
+            return Err(not_bound("output", buffer));
+        }
+    }
+    Ok(())
+}
+
+fn bound_twice(what: &str, name: &str) -> Error {
+    Error::new(ErrorCode::BoundTwice, format!("{what} `{name}` is bound twice")).at_level(name)
+}
+
+fn not_bound(what: &str, buffer: &Buffer) -> Error {
+    Error::new(ErrorCode::NotBound, format!("{what} `{}` is not bound", buffer.name))
+        .at_level(&*buffer.name)
+        .help(format!("bind a tensor {}[{}, {}]", buffer.dtype, buffer.rows, buffer.features))
+}
+
+fn unknown_name<'a>(what: &str, name: &str, known: impl Iterator<Item = &'a Buffer>) -> Error {
+    let known: Vec<&str> = known.map(|buffer| &*buffer.name).collect();
+    Error::new(ErrorCode::UnknownName, format!("the plan has no {what} `{name}`")).help(suggestion(name, &known))
+}
+
+fn check_shapes(plan: &Plan, bindings: &Bindings<'_>) -> Result<()> {
+    let inputs = bindings.inputs.iter().map(|(name, view)| (*name, view.dtype(), view.shape(), true));
+    let outputs = bindings.outputs.iter().map(|(name, view)| (*name, view.dtype(), view.shape(), false));
+    for (name, dtype, shape, reads) in inputs.chain(outputs) {
+        let buffer = plan.buffers.iter().find(|buffer| {
+            &*buffer.name == name
+                && match buffer.place {
+                    Place::Input | Place::Param => reads,
+                    Place::Output => !reads,
+                    Place::Arena { .. } => false,
+                }
+        });
+        let Some(buffer) = buffer else { continue };
+        if dtype != buffer.dtype {
+            return Err(Error::new(ErrorCode::DType, format!("`{name}` is {dtype}, planned was {}", buffer.dtype))
+                .at_level(name)
+                .help("convert it, or plan for its type"));
+        }
+        if shape.map(widen_u64) != [buffer.rows, buffer.features] {
+            return Err(Error::new(
+                ErrorCode::Shape,
+                format!("`{name}` has shape {shape:?}, planned was [{}, {}]", buffer.rows, buffer.features),
+            )
+            .at_level(name)
+            .help("a plan holds for one shape; plan again for another"));
+        }
+    }
+    Ok(())
+}
+
+fn check_aliasing(bindings: &Bindings<'_>) -> Result<()> {
+    for (index, (name, output)) in bindings.outputs.iter().enumerate() {
+        let range = output.address_range();
+        let inputs = bindings.inputs.iter().map(|(other, view)| (*other, view.address_range()));
+        let others = bindings.outputs[..index].iter().map(|(other, view)| (*other, view.address_range()));
+        for (other, other_range) in inputs.chain(others) {
+            if range.start < other_range.end && other_range.start < range.end {
+                return Err(Error::new(ErrorCode::Aliasing, format!("output `{name}` shares memory with `{other}`"))
+                    .at_level(*name)
+                    .help("bind memory of its own for every output"));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Ids that a step looks up must be rows of its table.
+fn check_ids(plan: &Plan, bindings: &Bindings<'_>, ids: BufferId, table: &Buffer) -> Result<()> {
+    let buffer = plan.buffer(ids);
+    let Some(view) = bindings.find_input(&buffer.name) else {
+        return Ok(());
+    };
+    match view.dtype() {
+        DType::U8 if table.rows > u64::from(u8::MAX) => Ok(()),
+        DType::U16 if table.rows > u64::from(u16::MAX) => Ok(()),
+        DType::U8 => check_ids_of::<u8>(view, buffer, table),
+        DType::U16 => check_ids_of::<u16>(view, buffer, table),
+        DType::U32 => check_ids_of::<u32>(view, buffer, table),
+        DType::I32 => check_ids_of::<i32>(view, buffer, table),
+        DType::I64 => check_ids_of::<i64>(view, buffer, table),
+        dtype @ (DType::F32 | DType::F64 | DType::F16 | DType::BF16) => {
+            Err(Error::new(ErrorCode::DType, format!("ids are {dtype}, which looks nothing up")).at_level(&*buffer.name))
+        }
+    }
+}
+
+fn check_ids_of<T: IdElement>(view: TensorView<'_>, buffer: &Buffer, table: &Buffer) -> Result<()> {
+    let rows = narrow(table.rows)?;
+    let bad = |id: T| id.row().is_none_or(|row| row >= rows);
+    let layout = view.layout();
+    let elements = view.elements::<T>().unwrap_or(&[]);
+    let dense = (layout.strides[0] == 1).then(|| &elements[layout.offset..][..layout.shape[0].min(elements.len())]);
+    // Over dense ids, a pass without an early exit is vector code; the search for the culprit runs only when there is one.
+    if let Some(dense) = dense
+        && !dense.iter().fold(false, |any, &id| any | bad(id))
+    {
+        return Ok(());
+    }
+    for row in 0..layout.shape[0] {
+        let id: T = view.get(row, 0);
+        if bad(id) {
+            return Err(Error::new(
+                ErrorCode::IdTooLarge,
+                format!("`{}`[{row}] = {id:?}, but `{}` has {} rows", buffer.name, table.name, table.rows),
+            )
+            .at_level(&*buffer.name)
+            .at_index(widen_u64(row))
+            .help("ids are 0 or more, and below the rows of their table"));
+        }
+    }
+    Ok(())
+}
+
+/// The weights of a mean must not be negative or NaN, and must not all be 0 in a segment that has rows.
+fn check_mean_weights(plan: &Plan, bindings: &Bindings<'_>, weights: BufferId, segments: &Segments, level: &str) -> Result<()> {
+    let buffer = plan.buffer(weights);
+    let Some(view) = bindings.find_input(&buffer.name) else {
+        return Ok(());
+    };
+    match view.dtype() {
+        DType::F32 => check_mean_weights_of::<f32>(view, buffer, segments, level),
+        DType::F64 => check_mean_weights_of::<f64>(view, buffer, segments, level),
+        DType::F16 => check_mean_weights_of::<f16>(view, buffer, segments, level),
+        DType::BF16 => check_mean_weights_of::<bf16>(view, buffer, segments, level),
+        dtype @ (DType::U8 | DType::U16 | DType::U32 | DType::I32 | DType::I64) => {
+            Err(Error::new(ErrorCode::DType, format!("weights are {dtype}, not floats")).at_level(&*buffer.name))
+        }
+    }
+}
+
+fn check_mean_weights_of<T: Value>(view: TensorView<'_>, buffer: &Buffer, segments: &Segments, level: &str) -> Result<()> {
+    for (s, range) in segments.ranges().enumerate() {
+        let mut any = range.is_empty();
+        for row in range {
+            let weight = view.get::<T>(narrow(row)?, 0).to_f64();
+            if weight.is_nan() || weight < 0.0 {
+                return Err(Error::new(ErrorCode::Weights, format!("`{}`[{row}] = {weight}", buffer.name))
+                    .at_level(level)
+                    .at_index(row)
+                    .help("the weights of a mean are 0 or more"));
+            }
+            any |= weight > 0.0;
+        }
+        if !any {
+            return Err(Error::new(ErrorCode::Weights, format!("the weights of segment {s} are all 0: it has no mean"))
+                .at_level(level)
+                .at_index(widen_u64(s))
+                .help("give each segment that has rows a weight above 0, or leave its rows out of it"));
+        }
+    }
+    Ok(())
+}
