@@ -2,17 +2,20 @@
 pub mod backend;
 pub mod dtype;
 pub mod error;
+pub mod graph;
 pub mod ids;
 pub mod numerics;
 pub mod plan;
 pub mod reducer;
 pub mod segments;
+pub mod spec;
 pub mod tensor;
 
 pub use dtype::DType;
 pub use error::{Error, ErrorCode, Result};
 pub use reducer::{OnEmpty, Reducer};
 pub use segments::Segments;
+pub use spec::{Hierarchy, Leaves, Level};
 pub use tensor::{Layout, TensorView, TensorViewMut};
 
 /// `u32` → `usize`: exact on every machine that this crate builds for.

@@ -1,0 +1,752 @@
+//! What was asked for: a directed acyclic graph of operations on levels.
+//!
+//! The [builder](GraphBuilder) makes the *literal* graph (§ the published program: slice, transpose, contiguous, reduce, stack,
+//! squeeze); [passes](crate::optimize) rewrite it; [lowering](crate::lower) turns it into a plan.
+//!
+//! *Invariant:* each node carries the types of its results, which [`infer`] computes again from its operands; [`LevelGraph::verify`]
+//! holds them against each other. *Invariant:* the order of operands is the weight of an edge, never the order of neighbours.
+//! *Invariant:* a node's origins name the user's operations that it stands for, so decisions and plans can name them after node ids
+//! were reused.
+
+mod build;
+mod print;
+mod verify;
+
+pub use build::{GraphBuilder, Reduce};
+
+use crate::dtype::DType;
+use crate::error::{Error, ErrorCode, Result};
+use crate::ids::{NodeId, TableId};
+use crate::plan::Order;
+use crate::reducer::{OnEmpty, Reducer};
+use crate::segments::Segments;
+use petgraph::Direction;
+use petgraph::stable_graph::{NodeIndex, StableDiGraph};
+use petgraph::visit::EdgeRef;
+use smallvec::SmallVec;
+use std::sync::Arc;
+
+/// One result of one node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Value {
+    pub(crate) node: NodeId,
+    pub(crate) port: u32,
+}
+
+/// What a value is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ValueType {
+    /// A level's values `[rows, features]`; ids and weights are rows with one feature.
+    Rows {
+        /// Rows.
+        rows: u64,
+        /// Features.
+        features: u64,
+        /// The element type.
+        dtype: DType,
+    },
+    /// A level's rows in groups: one block a segment.
+    Ragged {
+        /// Whose segments.
+        table: TableId,
+        /// Features.
+        features: u64,
+        /// The element type.
+        dtype: DType,
+        /// Which axis of a block comes first.
+        order: Order,
+        /// Where its elements lie.
+        memory: RaggedMemory,
+    },
+    /// One row a segment, still in pieces: what a literal reduce gives.
+    Pieces {
+        /// Segments.
+        segments: u64,
+        /// Features.
+        features: u64,
+        /// The element type.
+        dtype: DType,
+    },
+    /// Pieces stacked into one tensor, with the axis of length 1 that a squeeze takes away.
+    Stacked {
+        /// Rows.
+        rows: u64,
+        /// Features.
+        features: u64,
+        /// The element type.
+        dtype: DType,
+    },
+}
+
+/// Where the elements of a ragged value lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RaggedMemory {
+    /// In the rows that it was sliced from.
+    Rows,
+    /// In blocks of their own, dense, in this order.
+    Packed(Order),
+}
+
+impl ValueType {
+    /// The element type.
+    pub fn dtype(&self) -> DType {
+        match *self {
+            ValueType::Rows { dtype, .. }
+            | ValueType::Ragged { dtype, .. }
+            | ValueType::Pieces { dtype, .. }
+            | ValueType::Stacked { dtype, .. } => dtype,
+        }
+    }
+
+    /// The features of a row.
+    pub fn features(&self) -> u64 {
+        match *self {
+            ValueType::Rows { features, .. }
+            | ValueType::Ragged { features, .. }
+            | ValueType::Pieces { features, .. }
+            | ValueType::Stacked { features, .. } => features,
+        }
+    }
+}
+
+/// Whether an input changes from run to run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Data: another one each run.
+    Input,
+    /// The same from run to run: a lookup table, say.
+    Param,
+}
+
+/// One reducer over the segments of a stage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reduction {
+    /// Which reducer.
+    pub reducer: Reducer,
+    /// Whether an operand gives the weights.
+    pub weighted: bool,
+    /// What an empty segment gives.
+    pub on_empty: OnEmpty,
+    /// The type that results are rounded to.
+    pub dtype: DType,
+}
+
+/// One level of a fold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stage {
+    /// Whose segments.
+    pub table: TableId,
+    /// Which reduction of the stage before is folded (0 at stage 0).
+    pub feed: u32,
+    /// What is made of each segment.
+    pub reductions: SmallVec<[Reduction; 1]>,
+}
+
+/// Where the rows of a fold come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FoldLoad {
+    /// Operand 0 are the rows.
+    Rows,
+    /// Operand 0 are ids, operand 1 the table that they look up.
+    Gather,
+}
+
+/// An operation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Op {
+    /// What the caller binds. No operands.
+    Input {
+        /// The name of the binding.
+        name: Arc<str>,
+        /// Data or param.
+        role: Role,
+    },
+    /// (ids, table) → the row of the table for each id.
+    Gather,
+    /// (rows) → ragged: the rows of each segment, a view.
+    Slice {
+        /// Whose segments.
+        table: TableId,
+    },
+    /// (ragged) → the same with the axes of each block exchanged, a view.
+    Transpose,
+    /// (ragged) → the same, each block dense in its order: a copy.
+    Contiguous,
+    /// (ragged [, weights]) → one row a segment, in pieces.
+    Reduce(Reduction),
+    /// (pieces) → stacked: a copy.
+    Stack,
+    /// (stacked) → rows: a renaming.
+    Squeeze,
+    /// (pieces) → rows: a renaming. What stack and squeeze come to when nothing need be copied.
+    Rename,
+    /// (rows, …) → rows with the columns of all, side by side.
+    Concat {
+        /// Copied together, or written there in the first place.
+        how: ConcatHow,
+    },
+    /// (load operands, then the weights of each weighted reduction, stage by stage) → rows of each reduction, stage by stage.
+    Fold {
+        /// Where rows come from.
+        load: FoldLoad,
+        /// The levels, lowest first.
+        stages: SmallVec<[Stage; 1]>,
+    },
+}
+
+/// How a concat comes about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConcatHow {
+    /// Each operand is copied to its columns.
+    Copied,
+    /// Each operand is written to its columns by the step that makes it.
+    Placed,
+}
+
+/// The kind of a user's operation, for origins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[allow(missing_docs, reason = "the names of the operations")]
+pub enum OpName {
+    Input,
+    Gather,
+    Slice,
+    Transpose,
+    Contiguous,
+    Reduce,
+    Stack,
+    Squeeze,
+    Concat,
+}
+
+impl OpName {
+    fn of(op: &Op) -> OpName {
+        match op {
+            Op::Input { .. } => OpName::Input,
+            Op::Gather => OpName::Gather,
+            Op::Slice { .. } => OpName::Slice,
+            Op::Transpose => OpName::Transpose,
+            Op::Contiguous => OpName::Contiguous,
+            Op::Reduce(_) | Op::Fold { .. } => OpName::Reduce,
+            Op::Stack => OpName::Stack,
+            Op::Squeeze | Op::Rename => OpName::Squeeze,
+            Op::Concat { .. } => OpName::Concat,
+        }
+    }
+
+    /// The name as it is printed.
+    pub fn name(self) -> &'static str {
+        match self {
+            OpName::Input => "input",
+            OpName::Gather => "gather",
+            OpName::Slice => "slice",
+            OpName::Transpose => "transpose",
+            OpName::Contiguous => "contiguous",
+            OpName::Reduce => "reduce",
+            OpName::Stack => "stack",
+            OpName::Squeeze => "squeeze",
+            OpName::Concat => "concat",
+        }
+    }
+}
+
+/// One of the user's operations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Origin {
+    /// The level, as an index into the graph's level names.
+    level: u32,
+    op: OpName,
+}
+
+/// The origins of a node, in the order of the user's operations.
+pub type Origins = SmallVec<[Origin; 6]>;
+
+#[derive(Clone, Debug)]
+pub(crate) struct Node {
+    pub(crate) op: Op,
+    pub(crate) types: SmallVec<[ValueType; 1]>,
+    pub(crate) origins: Origins,
+    /// The level that it belongs to, as an index into the graph's level names.
+    pub(crate) level: u32,
+}
+
+/// Operand `operand` of the target is result `port` of the source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Edge {
+    operand: u32,
+    port: u32,
+}
+
+/// A use of a value: as an operand of a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Use {
+    pub(crate) user: NodeId,
+    pub(crate) operand: u32,
+    pub(crate) port: u32,
+}
+
+/// A named result.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Output {
+    /// The name of the binding.
+    pub name: Arc<str>,
+    /// What is written there.
+    pub value: Value,
+}
+
+/// A table of a graph.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GraphTable {
+    /// The level that it makes.
+    pub name: Arc<str>,
+    /// The segments.
+    pub segments: Segments,
+    /// Set where a pass composed it from two others.
+    pub composed: Option<(TableId, TableId)>,
+}
+
+/// What was asked for, and what the passes have made of it so far.
+#[derive(Clone, Debug, Default)]
+pub struct LevelGraph {
+    graph: StableDiGraph<Node, Edge>,
+    tables: Vec<GraphTable>,
+    levels: Vec<Arc<str>>,
+    outputs: Vec<Output>,
+}
+
+fn index_of(node: NodeId) -> NodeIndex {
+    NodeIndex::new(node.index())
+}
+
+fn id_of(index: NodeIndex) -> NodeId {
+    NodeId::new(index.index())
+}
+
+impl LevelGraph {
+    /// The tables, by id.
+    pub fn tables(&self) -> &[GraphTable] {
+        &self.tables
+    }
+
+    /// A table.
+    pub fn table(&self, id: TableId) -> &GraphTable {
+        &self.tables[id.index()]
+    }
+
+    /// The outputs, in the order in which they were named.
+    pub fn outputs(&self) -> &[Output] {
+        &self.outputs
+    }
+
+    /// The type of a value.
+    pub fn value_type(&self, value: Value) -> &ValueType {
+        &self.node(value.node).types[crate::widen(value.port)]
+    }
+
+    /// How many nodes there are.
+    pub fn node_count(&self) -> usize {
+        self.graph.node_count()
+    }
+
+    /// The operation of a node.
+    pub fn op(&self, node: NodeId) -> &Op {
+        &self.node(node).op
+    }
+
+    /// The types of a node's results.
+    pub fn types(&self, node: NodeId) -> &[ValueType] {
+        &self.node(node).types
+    }
+
+    /// Every node, by id.
+    pub fn nodes(&self) -> impl Iterator<Item = NodeId> + '_ {
+        self.graph.node_indices().map(id_of)
+    }
+
+    /// The operands of a node, in order.
+    pub fn operands(&self, node: NodeId) -> SmallVec<[Value; 4]> {
+        let mut edges: SmallVec<[(u32, Value); 4]> = self
+            .graph
+            .edges_directed(index_of(node), Direction::Incoming)
+            .map(|edge| (edge.weight().operand, Value { node: id_of(edge.source()), port: edge.weight().port }))
+            .collect();
+        edges.sort_unstable_by_key(|(operand, _)| *operand);
+        edges.into_iter().map(|(_, value)| value).collect()
+    }
+
+    /// The user's operations that a node stands for, as `level.op`.
+    pub fn origin_names(&self, node: NodeId) -> Vec<Arc<str>> {
+        self.node(node)
+            .origins
+            .iter()
+            .map(|origin| format!("{}.{}", self.levels[crate::widen(origin.level)], origin.op.name()).into())
+            .collect()
+    }
+
+    /// The level that a node belongs to.
+    pub fn level_name(&self, node: NodeId) -> &Arc<str> {
+        &self.levels[crate::widen(self.node(node).level)]
+    }
+
+    /// The nodes in an order in which operands come first; among those that could be next, the smallest id.
+    ///
+    /// Nodes on a cycle are left out: [`verify`](Self::verify) reports them.
+    pub fn topological(&self) -> Vec<NodeId> {
+        let bound = self.graph.node_indices().next_back().map_or(0, |last| last.index() + 1);
+        let mut waiting = vec![0u32; bound];
+        let mut ready = std::collections::BinaryHeap::new();
+        for index in self.graph.node_indices() {
+            let operands = self.graph.edges_directed(index, Direction::Incoming).count();
+            waiting[index.index()] = u32::try_from(operands).unwrap_or(u32::MAX);
+            if operands == 0 {
+                ready.push(std::cmp::Reverse(index.index()));
+            }
+        }
+        let mut order = Vec::with_capacity(self.graph.node_count());
+        while let Some(std::cmp::Reverse(next)) = ready.pop() {
+            order.push(NodeId::new(next));
+            for edge in self.graph.edges_directed(NodeIndex::new(next), Direction::Outgoing) {
+                let target = edge.target().index();
+                waiting[target] -= 1;
+                if waiting[target] == 0 {
+                    ready.push(std::cmp::Reverse(target));
+                }
+            }
+        }
+        order
+    }
+
+    pub(crate) fn node(&self, node: NodeId) -> &Node {
+        &self.graph[index_of(node)]
+    }
+
+    pub(crate) fn contains(&self, node: NodeId) -> bool {
+        self.graph.contains_node(index_of(node))
+    }
+
+    pub(crate) fn op_mut(&mut self, node: NodeId) -> &mut Op {
+        &mut self.graph[index_of(node)].op
+    }
+
+    /// One operand.
+    pub(crate) fn operand(&self, node: NodeId, operand: u32) -> Option<Value> {
+        self.graph
+            .edges_directed(index_of(node), Direction::Incoming)
+            .find(|edge| edge.weight().operand == operand)
+            .map(|edge| Value { node: id_of(edge.source()), port: edge.weight().port })
+    }
+
+    /// Every use of a node's results as an operand, by (user, operand).
+    pub(crate) fn uses(&self, node: NodeId) -> SmallVec<[Use; 4]> {
+        let mut uses: SmallVec<[Use; 4]> = self
+            .graph
+            .edges_directed(index_of(node), Direction::Outgoing)
+            .map(|edge| Use { user: id_of(edge.target()), operand: edge.weight().operand, port: edge.weight().port })
+            .collect();
+        uses.sort_unstable_by_key(|used| (used.user, used.operand));
+        uses
+    }
+
+    /// The one use of a node's only result, where it has exactly one and is no output.
+    pub(crate) fn only_use(&self, node: NodeId) -> Option<Use> {
+        let mut edges = self.graph.edges_directed(index_of(node), Direction::Outgoing);
+        let edge = edges.next()?;
+        (edges.next().is_none() && !self.is_output(node)).then(|| Use {
+            user: id_of(edge.target()),
+            operand: edge.weight().operand,
+            port: edge.weight().port,
+        })
+    }
+
+    /// Whether an output takes any result of a node.
+    pub(crate) fn is_output(&self, node: NodeId) -> bool {
+        self.outputs.iter().any(|output| output.value.node == node)
+    }
+
+    /// Whether `to` depends on `from`.
+    pub(crate) fn reaches(&self, from: NodeId, to: NodeId) -> bool {
+        petgraph::algo::has_path_connecting(&self.graph, index_of(from), index_of(to), None)
+    }
+
+    /// Adds a node; its types are inferred.
+    pub(crate) fn add(&mut self, op: Op, operands: &[Value], level: u32, origins: Origins) -> Result<NodeId> {
+        let operand_types: SmallVec<[ValueType; 4]> = operands.iter().map(|value| *self.value_type(*value)).collect();
+        let types = infer(self, &op, &operand_types).map_err(|error| error.at_level(&*self.levels[crate::widen(level)]))?;
+        let index = self.graph.add_node(Node { op, types, origins, level });
+        for (operand, value) in operands.iter().enumerate() {
+            let operand = u32::try_from(operand).unwrap_or(u32::MAX);
+            self.graph.add_edge(index_of(value.node), index, Edge { operand, port: value.port });
+        }
+        Ok(id_of(index))
+    }
+
+    /// Makes every use of one value a use of another, outputs included.
+    pub(crate) fn replace(&mut self, old: Value, new: Value) {
+        let edges: SmallVec<[_; 4]> = self
+            .graph
+            .edges_directed(index_of(old.node), Direction::Outgoing)
+            .filter(|edge| edge.weight().port == old.port)
+            .map(|edge| (edge.id(), edge.target(), edge.weight().operand))
+            .collect();
+        for (edge, target, operand) in edges {
+            self.graph.remove_edge(edge);
+            self.graph.add_edge(index_of(new.node), target, Edge { operand, port: new.port });
+        }
+        for output in self.outputs.iter_mut().filter(|output| output.value == old) {
+            output.value = new;
+        }
+    }
+
+    /// Removes a node with its edges. Nothing may use it any more.
+    pub(crate) fn remove(&mut self, node: NodeId) {
+        debug_assert!(self.uses(node).is_empty() && !self.is_output(node), "{node} is still used");
+        self.graph.remove_node(index_of(node));
+    }
+
+    /// Removes a node and then what only it used, as far as that goes; inputs stay.
+    pub(crate) fn remove_unused_from(&mut self, node: NodeId) {
+        let mut unused: SmallVec<[NodeId; 8]> = smallvec::smallvec![node];
+        while let Some(node) = unused.pop() {
+            if !self.contains(node) || matches!(self.op(node), Op::Input { .. }) {
+                continue;
+            }
+            if !self.uses(node).is_empty() || self.is_output(node) {
+                continue;
+            }
+            unused.extend(self.operands(node).iter().map(|value| value.node));
+            self.remove(node);
+        }
+    }
+
+    /// Infers every type again, in order: after operands were exchanged for others of another memory.
+    pub(crate) fn reinfer(&mut self) -> Result<()> {
+        for node in self.topological() {
+            if matches!(self.op(node), Op::Input { .. }) {
+                continue;
+            }
+            let operands: SmallVec<[ValueType; 4]> = self.operands(node).iter().map(|value| *self.value_type(*value)).collect();
+            let types = infer(self, self.op(node), &operands)?;
+            self.graph[index_of(node)].types = types;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn add_table(&mut self, table: GraphTable) -> TableId {
+        self.tables.push(table);
+        TableId::new(self.tables.len() - 1)
+    }
+
+    pub(crate) fn remap_tables(&mut self, tables: Vec<GraphTable>, to: &[TableId]) {
+        self.tables = tables;
+        for table in &mut self.tables {
+            table.composed = table.composed.map(|(lower, upper)| (to[lower.index()], to[upper.index()]));
+        }
+        for node in self.graph.node_weights_mut() {
+            match &mut node.op {
+                Op::Slice { table } => *table = to[table.index()],
+                Op::Fold { stages, .. } => stages.iter_mut().for_each(|stage| stage.table = to[stage.table.index()]),
+                Op::Input { .. }
+                | Op::Gather
+                | Op::Transpose
+                | Op::Contiguous
+                | Op::Reduce(_)
+                | Op::Stack
+                | Op::Squeeze
+                | Op::Rename
+                | Op::Concat { .. } => {}
+            }
+            for ty in &mut node.types {
+                if let ValueType::Ragged { table, .. } = ty {
+                    *table = to[table.index()];
+                }
+            }
+        }
+    }
+
+    /// The origins of several nodes as one list: sorted by level, in the order of the user's operations, each once.
+    pub(crate) fn merged_origins(&self, nodes: &[NodeId]) -> Origins {
+        let mut origins: Origins = nodes.iter().flat_map(|node| self.node(*node).origins.iter().copied()).collect();
+        origins.sort_unstable();
+        origins.dedup();
+        origins
+    }
+}
+
+/// The port of a fold's reduction.
+pub(crate) fn port_of(stages: &[Stage], stage: usize, reduction: usize) -> u32 {
+    let before: usize = stages[..stage].iter().map(|stage| stage.reductions.len()).sum();
+    u32::try_from(before + reduction).unwrap_or(u32::MAX)
+}
+
+/// The types of an operation's results: the facts that nodes carry.
+///
+/// # Errors
+/// Where the operation does not take such operands. Errors do not name the level: the caller knows it.
+pub(crate) fn infer(graph: &LevelGraph, op: &Op, operands: &[ValueType]) -> Result<SmallVec<[ValueType; 1]>> {
+    let wrong = |message: String| Err(Error::new(ErrorCode::GraphInvalid, message));
+    let one = |ty: ValueType| Ok(smallvec::smallvec![ty]);
+    match (op, operands) {
+        (Op::Input { .. }, _) => wrong("an input's type is given, not inferred".into()),
+        (Op::Gather, &[ids, table]) => one(infer_gather(ids, table)?),
+        (Op::Slice { table }, &[ValueType::Rows { rows, features, dtype }]) => {
+            let segments = &graph.table(*table).segments;
+            if segments.rows() != rows {
+                return Err(Error::new(
+                    ErrorCode::RowsMismatch,
+                    format!("the segments are made for {} rows, but the level below has {rows}", segments.rows()),
+                )
+                .help("each level's segments cover the rows that the level below makes"));
+            }
+            one(ValueType::Ragged { table: *table, features, dtype, order: Order::RowMajor, memory: RaggedMemory::Rows })
+        }
+        (Op::Transpose, &[ValueType::Ragged { table, features, dtype, order, memory }]) => {
+            one(ValueType::Ragged { table, features, dtype, order: order.transposed(), memory })
+        }
+        (Op::Contiguous, &[ValueType::Ragged { table, features, dtype, order, .. }]) => {
+            one(ValueType::Ragged { table, features, dtype, order, memory: RaggedMemory::Packed(order) })
+        }
+        (Op::Reduce(reduction), &[ValueType::Ragged { table, features, dtype, .. }, ref weights @ ..]) => {
+            check_reduction(graph, table, dtype, reduction)?;
+            check_weights(graph, table, dtype, &[*reduction], weights)?;
+            one(ValueType::Pieces { segments: graph.table(table).segments.len(), features, dtype: reduction.dtype })
+        }
+        (Op::Stack, &[ValueType::Pieces { segments, features, dtype }]) => one(ValueType::Stacked { rows: segments, features, dtype }),
+        (Op::Squeeze, &[ValueType::Stacked { rows, features, dtype }]) => one(ValueType::Rows { rows, features, dtype }),
+        (Op::Rename, &[ValueType::Pieces { segments, features, dtype }]) => one(ValueType::Rows { rows: segments, features, dtype }),
+        (Op::Concat { .. }, &[first, ref others @ ..]) => one(infer_concat(first, others)?),
+        (Op::Fold { load, stages }, operands) => infer_fold(graph, *load, stages, operands),
+        (
+            Op::Gather
+            | Op::Slice { .. }
+            | Op::Transpose
+            | Op::Contiguous
+            | Op::Reduce(_)
+            | Op::Stack
+            | Op::Squeeze
+            | Op::Rename
+            | Op::Concat { .. },
+            _,
+        ) => wrong(format!("{} does not take ({})", OpName::of(op).name(), print::types(operands))),
+    }
+}
+
+fn infer_gather(ids: ValueType, table: ValueType) -> Result<ValueType> {
+    match (ids, table) {
+        (ValueType::Rows { rows, features: 1, dtype: id }, ValueType::Rows { features, dtype, .. }) if id.is_id() && dtype.is_float() => {
+            Ok(ValueType::Rows { rows, features, dtype })
+        }
+        (ids, table) => Err(Error::new(
+            ErrorCode::DType,
+            format!("a lookup takes ids with one feature and a table of floats, not ({})", print::types(&[ids, table])),
+        )),
+    }
+}
+
+fn infer_concat(first: ValueType, others: &[ValueType]) -> Result<ValueType> {
+    let ValueType::Rows { rows, mut features, dtype } = first else {
+        return Err(Error::new(ErrorCode::GraphInvalid, format!("concat takes rows, not {}", print::types(&[first]))));
+    };
+    for other in others {
+        match other {
+            ValueType::Rows { rows: r, features: f, dtype: d } if *r == rows && *d == dtype => {
+                features = features
+                    .checked_add(*f)
+                    .ok_or_else(|| Error::new(ErrorCode::Overflow, "the features of a concat do not fit 64 bits"))?;
+            }
+            _ => {
+                return Err(Error::new(
+                    ErrorCode::Shape,
+                    format!("concat takes rows of one count and type, not ({})", print::types(&[first, *other])),
+                ));
+            }
+        }
+    }
+    Ok(ValueType::Rows { rows, features, dtype })
+}
+
+fn infer_fold(graph: &LevelGraph, load: FoldLoad, stages: &[Stage], operands: &[ValueType]) -> Result<SmallVec<[ValueType; 1]>> {
+    let (rows, mut weights) = match (load, operands) {
+        (FoldLoad::Rows, [rows @ ValueType::Rows { .. }, weights @ ..]) => (*rows, weights),
+        (FoldLoad::Gather, [ids, table, weights @ ..]) => (infer_gather(*ids, *table)?, weights),
+        (FoldLoad::Rows | FoldLoad::Gather, _) => {
+            return Err(Error::new(ErrorCode::GraphInvalid, format!("a fold does not take ({})", print::types(operands))));
+        }
+    };
+    let ValueType::Rows { mut rows, features, mut dtype } = rows else {
+        return Err(Error::new(ErrorCode::Internal, "a fold's rows are rows"));
+    };
+    let mut types = SmallVec::new();
+    for (index, stage) in stages.iter().enumerate() {
+        let segments = &graph.table(stage.table).segments;
+        if segments.rows() != rows {
+            return Err(Error::new(ErrorCode::RowsMismatch, format!("stage {index} folds {} rows, but gets {rows}", segments.rows())));
+        }
+        let weighted = stage.reductions.iter().filter(|reduction| reduction.weighted).count();
+        let (own, rest) = weights.split_at_checked(weighted).unwrap_or((weights, &[]));
+        for reduction in &stage.reductions {
+            check_reduction(graph, stage.table, dtype, reduction)?;
+            types.push(ValueType::Rows { rows: segments.len(), features, dtype: reduction.dtype });
+        }
+        check_weights(graph, stage.table, dtype, &stage.reductions, own)?;
+        weights = rest;
+        let next = stages.get(index + 1).map_or(0, |next| crate::widen(next.feed));
+        let Some(fed) = stage.reductions.get(next) else {
+            return Err(Error::new(ErrorCode::GraphInvalid, format!("stage {index} has no reduction {next} to feed the next")));
+        };
+        (rows, dtype) = (segments.len(), fed.dtype);
+    }
+    if stages.is_empty() || !weights.is_empty() {
+        return Err(Error::new(ErrorCode::GraphInvalid, "a fold without stages, or with more weights than reductions"));
+    }
+    Ok(types)
+}
+
+fn check_reduction(graph: &LevelGraph, table: TableId, dtype: DType, reduction: &Reduction) -> Result<()> {
+    let segments = &graph.table(table).segments;
+    if !dtype.is_float() || !reduction.dtype.is_float() {
+        return Err(Error::new(ErrorCode::DType, format!("{} of {dtype} as {} is not defined", reduction.reducer, reduction.dtype))
+            .help("only floats are reduced; ids look rows up in a table first"));
+    }
+    if reduction.weighted && !reduction.reducer.takes_weights() {
+        return Err(Error::new(ErrorCode::Weights, format!("{} has no weighted form", reduction.reducer)).help("sum and mean have one"));
+    }
+    if let (OnEmpty::Error, Some(first)) = (reduction.on_empty, segments.first_empty()) {
+        return Err(Error::new(
+            ErrorCode::EmptySegment,
+            format!(
+                "segment {first} is empty ({} of {} are), and {} has no value for it",
+                segments.empty_count(),
+                segments.len(),
+                reduction.reducer
+            ),
+        )
+        .at_index(first)
+        .help("say what an empty segment gives: zero, nan, or a fill value"));
+    }
+    Ok(())
+}
+
+fn check_weights(graph: &LevelGraph, table: TableId, dtype: DType, reductions: &[Reduction], weights: &[ValueType]) -> Result<()> {
+    let wanted = reductions.iter().filter(|reduction| reduction.weighted).count();
+    if wanted != weights.len() {
+        return Err(Error::new(ErrorCode::Weights, format!("{wanted} weighted reductions, but {} weights", weights.len())));
+    }
+    let rows = graph.table(table).segments.rows();
+    for weight in weights {
+        let fits = match weight {
+            ValueType::Rows { rows: r, features: 1, dtype: d } => *r == rows && d.is_float() && d.widens_to(dtype.accumulator()),
+            ValueType::Rows { .. } | ValueType::Ragged { .. } | ValueType::Pieces { .. } | ValueType::Stacked { .. } => false,
+        };
+        if !fits {
+            return Err(Error::new(
+                ErrorCode::Weights,
+                format!(
+                    "weights are {}, wanted is one float a row: {rows} rows, exact in {}",
+                    print::types(&[*weight]),
+                    dtype.accumulator()
+                ),
+            )
+            .help("bind one weight for each row of the level that is folded"));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,350 @@
+//! What a user says: leaves, and the levels above them in order.
+//!
+//! A [`Hierarchy`] is the builder form. It lowers each level to the literal operations of the published program, nothing cleverer: making
+//! it fast is the optimizer's work.
+
+use crate::dtype::DType;
+use crate::error::{Error, ErrorCode, Result};
+use crate::graph::{GraphBuilder, LevelGraph, Reduce, Value};
+use crate::reducer::{OnEmpty, Reducer};
+use crate::segments::Segments;
+use std::sync::Arc;
+
+/// Leaves and levels: what to fold, and how.
+///
+/// ```
+/// use levelfold::{DType, Hierarchy, Leaves, Level, Reducer, Segments};
+///
+/// # fn main() -> levelfold::Result<()> {
+/// let hierarchy = Hierarchy::new(Leaves::values("residue", DType::F32, 16))
+///     .level(Level::new("domain", Segments::from_lengths(&[3, 1, 2])?).reduce(Reducer::Max).keep())
+///     .level(Level::new("protein", Segments::from_lengths(&[2, 1])?).reduce(Reducer::Mean));
+/// let graph = hierarchy.graph()?;
+/// assert_eq!(graph.outputs().len(), 2); // what is kept, and the top
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+pub struct Hierarchy {
+    /// Level 0.
+    pub leaves: Leaves,
+    /// The levels above, lowest first. The top one is always an output.
+    pub levels: Vec<Level>,
+}
+
+/// Level 0: the rows that everything is folded from.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Leaves {
+    /// The name of the level.
+    pub name: Arc<str>,
+    /// Where its rows come from.
+    pub source: LeafSource,
+    /// How many rows it has; follows from the segments of the first level where it is not said.
+    pub rows: Option<u64>,
+    /// Whether its rows are an output too.
+    pub keep: bool,
+}
+
+/// Where the rows of the leaves come from.
+#[derive(Clone, Debug, PartialEq)]
+pub enum LeafSource {
+    /// The caller binds them, under the name of the level.
+    Values {
+        /// The element type.
+        dtype: DType,
+        /// Features of a row.
+        features: u64,
+    },
+    /// The caller binds ids and a table that they look up.
+    Lookup {
+        /// One id a row.
+        ids: Ids,
+        /// The rows that ids look up.
+        table: LookupTable,
+    },
+}
+
+/// Ids that look up rows.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Ids {
+    /// The name of the binding.
+    pub name: Arc<str>,
+    /// A type of ids.
+    pub dtype: DType,
+}
+
+/// A table of rows that ids look up.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LookupTable {
+    /// The name of the binding.
+    pub name: Arc<str>,
+    /// A float type.
+    pub dtype: DType,
+    /// Rows: ids are below it.
+    pub rows: u64,
+    /// Features of a row.
+    pub features: u64,
+}
+
+/// One level above the leaves.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Level {
+    /// The name of the level, and of its output where it is kept.
+    pub name: Arc<str>,
+    /// Which rows of the level below make each of its rows.
+    pub segments: SegmentSource,
+    /// How. Several reducers read the level below once; their results stand side by side, in this order.
+    pub reduce: Vec<Reducer>,
+    /// One weight for each row of the level below.
+    pub weights: Option<Weights>,
+    /// What an empty segment gives; the reducer's own answer where it is not said.
+    pub on_empty: Option<OnEmpty>,
+    /// The type of its rows; that of the level below where it is not said.
+    pub dtype: Option<DType>,
+    /// Whether its rows are an output.
+    pub keep: bool,
+}
+
+/// The segments of a level.
+#[derive(Clone, Debug, PartialEq)]
+pub enum SegmentSource {
+    /// These.
+    Inline(Segments),
+    /// Those that [`Hierarchy::bind`] gives under this name.
+    Binding(Arc<str>),
+}
+
+impl From<Segments> for SegmentSource {
+    fn from(segments: Segments) -> Self {
+        SegmentSource::Inline(segments)
+    }
+}
+
+impl From<&str> for SegmentSource {
+    fn from(name: &str) -> Self {
+        SegmentSource::Binding(name.into())
+    }
+}
+
+/// The weights of a level.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Weights {
+    /// The name of the binding.
+    pub name: Arc<str>,
+    /// A float type that is exact in the accumulator of what is reduced.
+    pub dtype: DType,
+}
+
+impl Leaves {
+    /// Rows that the caller binds under the name of the level.
+    pub fn values(name: &str, dtype: DType, features: u64) -> Self {
+        Leaves { name: name.into(), source: LeafSource::Values { dtype, features }, rows: None, keep: false }
+    }
+
+    /// Ids (bound as `<name>.ids`) that look up rows of a table (bound as `<name>.table`) of `table_rows × features`.
+    pub fn lookup(name: &str, ids: DType, table: DType, table_rows: u64, features: u64) -> Self {
+        let source = LeafSource::Lookup {
+            ids: Ids { name: format!("{name}.ids").into(), dtype: ids },
+            table: LookupTable { name: format!("{name}.table").into(), dtype: table, rows: table_rows, features },
+        };
+        Leaves { name: name.into(), source, rows: None, keep: false }
+    }
+
+    /// Says how many rows there are.
+    #[must_use]
+    pub fn rows(mut self, rows: u64) -> Self {
+        self.rows = Some(rows);
+        self
+    }
+
+    /// Makes the rows an output.
+    #[must_use]
+    pub fn keep(mut self) -> Self {
+        self.keep = true;
+        self
+    }
+}
+
+impl Level {
+    /// A level of these segments (or of those bound under a name), reduced by `sum`, as the published program does, and not kept.
+    pub fn new(name: &str, segments: impl Into<SegmentSource>) -> Self {
+        Level {
+            name: name.into(),
+            segments: segments.into(),
+            reduce: vec![Reducer::Sum],
+            weights: None,
+            on_empty: None,
+            dtype: None,
+            keep: false,
+        }
+    }
+
+    /// By this reducer.
+    #[must_use]
+    pub fn reduce(mut self, reducer: Reducer) -> Self {
+        self.reduce = vec![reducer];
+        self
+    }
+
+    /// By several reducers at once, their results side by side.
+    #[must_use]
+    pub fn reduce_all(mut self, reducers: &[Reducer]) -> Self {
+        self.reduce = reducers.to_vec();
+        self
+    }
+
+    /// With one weight for each row of the level below, bound under this name.
+    #[must_use]
+    pub fn weights(mut self, name: &str, dtype: DType) -> Self {
+        self.weights = Some(Weights { name: name.into(), dtype });
+        self
+    }
+
+    /// What an empty segment gives.
+    #[must_use]
+    pub fn on_empty(mut self, on_empty: OnEmpty) -> Self {
+        self.on_empty = Some(on_empty);
+        self
+    }
+
+    /// The type of its rows.
+    #[must_use]
+    pub fn dtype(mut self, dtype: DType) -> Self {
+        self.dtype = Some(dtype);
+        self
+    }
+
+    /// Makes its rows an output.
+    #[must_use]
+    pub fn keep(mut self) -> Self {
+        self.keep = true;
+        self
+    }
+}
+
+impl Hierarchy {
+    /// Leaves without a level above them yet.
+    pub fn new(leaves: Leaves) -> Self {
+        Hierarchy { leaves, levels: Vec::new() }
+    }
+
+    /// One more level on top.
+    #[must_use]
+    pub fn level(mut self, level: Level) -> Self {
+        self.levels.push(level);
+        self
+    }
+
+    /// Gives the segments of every level that asks for this binding.
+    ///
+    /// # Errors
+    /// `unknown-name` where no level does.
+    pub fn bind(&mut self, name: &str, segments: &Segments) -> Result<()> {
+        let mut known = Vec::new();
+        let mut found = false;
+        for level in &mut self.levels {
+            if let SegmentSource::Binding(wanted) = &level.segments {
+                if **wanted == *name {
+                    level.segments = SegmentSource::Inline(segments.clone());
+                    found = true;
+                } else {
+                    known.push(wanted.to_string());
+                }
+            }
+        }
+        if found {
+            return Ok(());
+        }
+        let known: Vec<&str> = known.iter().map(String::as_str).collect();
+        Err(Error::new(ErrorCode::UnknownName, format!("no level takes its segments from `{name}`"))
+            .help(crate::error::suggestion(name, &known)))
+    }
+
+    /// The names under which levels expect segments that are not bound yet.
+    pub fn unbound(&self) -> impl Iterator<Item = &str> {
+        self.levels.iter().filter_map(|level| match &level.segments {
+            SegmentSource::Binding(name) => Some(&**name),
+            SegmentSource::Inline(_) => None,
+        })
+    }
+
+    /// The literal graph.
+    ///
+    /// # Errors
+    /// `not-bound` for segments, `rows-mismatch`, `empty-segment`, `duplicate-name`, `weights`, `dtype`, `spec-invalid`; each names its level.
+    pub fn graph(&self) -> Result<LevelGraph> {
+        let mut graph = GraphBuilder::new();
+        let Some(top) = self.levels.len().checked_sub(1) else {
+            return Err(Error::new(ErrorCode::SpecInvalid, "there is no level above the leaves")
+                .at_level(&*self.leaves.name)
+                .help("add at least one level"));
+        };
+        let rows = match (self.leaves.rows, &self.levels[0].segments) {
+            (Some(rows), _) => rows,
+            (None, SegmentSource::Inline(segments)) => segments.rows(),
+            (None, SegmentSource::Binding(name)) => return Err(not_bound(&self.levels[0].name, name)),
+        };
+        let mut below = self.build_leaves(&mut graph, rows)?;
+        if self.leaves.keep {
+            graph.output(&self.leaves.name, below)?;
+        }
+        for (index, level) in self.levels.iter().enumerate() {
+            below = level.build(&mut graph, below).map_err(|error| error.at_level(&*level.name))?;
+            if level.keep || index == top {
+                graph.output(&level.name, below)?;
+            }
+        }
+        graph.finish()
+    }
+
+    fn build_leaves(&self, graph: &mut GraphBuilder, rows: u64) -> Result<Value> {
+        match &self.leaves.source {
+            LeafSource::Values { dtype, features } => {
+                if !dtype.is_float() {
+                    return Err(Error::new(ErrorCode::DType, format!("leaves cannot be {dtype}"))
+                        .at_level(&*self.leaves.name)
+                        .help("values are f32, f64, f16 or bf16; ids need a table"));
+                }
+                graph.input(&self.leaves.name, *dtype, rows, *features)
+            }
+            LeafSource::Lookup { ids, table } => {
+                let ids = graph.ids(&ids.name, ids.dtype, rows)?;
+                let table = graph.param(&table.name, table.dtype, table.rows, table.features)?;
+                graph.gather(ids, table)
+            }
+        }
+    }
+}
+
+impl Level {
+    fn build(&self, graph: &mut GraphBuilder, below: Value) -> Result<Value> {
+        let segments = match &self.segments {
+            SegmentSource::Inline(segments) => segments,
+            SegmentSource::Binding(name) => return Err(not_bound(&self.name, name)),
+        };
+        let table = graph.table(&self.name, segments)?;
+        let weights = match &self.weights {
+            Some(weights) => Some(graph.weights(&weights.name, weights.dtype, segments.rows())?),
+            None => None,
+        };
+        let mut parts = Vec::with_capacity(self.reduce.len());
+        for &reducer in &self.reduce {
+            let mut how = Reduce::new(reducer);
+            how = weights.map_or(how, |weights| how.weights(weights));
+            how = self.on_empty.map_or(how, |on_empty| how.on_empty(on_empty));
+            how = self.dtype.map_or(how, |dtype| how.dtype(dtype));
+            parts.push(graph.fold(below, table, how)?);
+        }
+        match parts[..] {
+            [] => Err(Error::new(ErrorCode::SpecInvalid, "the level has no reducer").help("name one, such as sum or mean")),
+            [only] => Ok(only),
+            [..] => graph.concat(&parts),
+        }
+    }
+}
+
+fn not_bound(level: &str, name: &str) -> Error {
+    Error::new(ErrorCode::NotBound, format!("its segments are to be bound as `{name}`, and nothing is"))
+        .at_level(level)
+        .help("bind segments under that name before planning")
+}
