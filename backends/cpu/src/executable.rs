@@ -6,7 +6,7 @@ use crate::float_mode::FloatMode;
 use crate::fold::{FoldStep, Walker};
 use crate::memory::{Memory, narrow, resolve};
 use crate::moves::{self, Pack};
-use crate::{Pool, SMALL_BYTES, Shared};
+use crate::{Pool, Shared};
 use levelfold::backend::{Bindings, Executable, RunReport, TableSet};
 use levelfold::error::{Error, ErrorCode, Result};
 use levelfold::plan::{Copy, CopyKind, Load, Plan, StepKind, ViewLayout};
@@ -16,8 +16,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-/// The least bytes of a task: below, handing it out costs more than it brings.
-const TASK_BYTES: u64 = 128 << 10;
+/// The least bytes of a task, as a part of what is small: below, handing it out costs more than it brings.
+const TASK_SHARE: u64 = 8;
 /// Tasks a thread, so that the slowest of them does not hold up the others for long.
 const TASKS_A_THREAD: u64 = 12;
 
@@ -97,13 +97,14 @@ impl CpuExecutable {
     /// Cuts the work of every step, and takes the memory that runs need: once the tables are known.
     fn prepare(&mut self) -> Result<()> {
         let (plan, tables, threads) = (&self.plan, &self.tables, self.shared.pool.threads());
+        let small_bytes = self.shared.small_bytes;
         let mut partials = 0;
         for (step, run) in plan.steps.iter().zip(&mut self.steps) {
             let moved = step.cost.read.saturating_add(step.cost.written);
-            let is_small = threads == 1 || moved < SMALL_BYTES;
+            let is_small = threads == 1 || moved < small_bytes;
             // Work is counted in rows; this many rows are one task.
             let target = |rows: u64| {
-                let tasks = (threads as u64 * TASKS_A_THREAD).min(moved / TASK_BYTES).max(1);
+                let tasks = (threads as u64 * TASKS_A_THREAD).min(moved / self.shared.task_bytes()).max(1);
                 rows.div_ceil(tasks)
             };
             match run {
@@ -139,7 +140,7 @@ impl CpuExecutable {
         let plan = Arc::clone(&self.plan);
         let step = &plan.steps[index];
         let moved = step.cost.read.saturating_add(step.cost.written);
-        let pool = if moved < SMALL_BYTES { &Pool::Caller } else { &self.shared.pool };
+        let pool = if moved < self.shared.small_bytes { &Pool::Caller } else { &self.shared.pool };
         match &self.steps[index] {
             StepRun::Fold(fold) => {
                 let tables: u64 = fold.stages.iter().map(|stage| self.tables.get(stage.table).bytes()).sum();
@@ -150,7 +151,7 @@ impl CpuExecutable {
                 let memory = |view: levelfold::ids::ViewId| self.memory[view.index()];
                 let to = memory(copy.write);
                 let rows = plan.buffer_of(copy.write).rows as usize;
-                let chunk = (TASK_BYTES as usize / (to.features * to.dtype.size()).max(1)).max(1);
+                let chunk = (self.shared.task_bytes() as usize / (to.features * to.dtype.size()).max(1)).max(1);
                 match (copy.what, copy.read.as_slice()) {
                     (CopyKind::Segments { table }, &[from]) => {
                         let pack = Pack { from: memory(from), to, table: self.tables.get(table), starts };
@@ -222,6 +223,12 @@ unsafe impl Sync for Partials {}
 impl Partials {
     fn start(&self) -> *mut f64 {
         self.0
+    }
+}
+
+impl Shared {
+    fn task_bytes(&self) -> u64 {
+        (self.small_bytes / TASK_SHARE).max(1)
     }
 }
 

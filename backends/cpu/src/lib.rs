@@ -21,7 +21,7 @@ use levelfold::error::{Error, ErrorCode, Result};
 use levelfold::plan::Plan;
 use std::sync::Arc;
 
-/// Steps that move fewer bytes than this run on the calling thread: waking another one costs more.
+/// Steps that move fewer bytes than this run on the calling thread, unless the builder says otherwise: waking another one costs more.
 pub const SMALL_BYTES: u64 = 1 << 20;
 
 /// The CPU backend.
@@ -36,6 +36,7 @@ pub(crate) struct Shared {
     pub(crate) isa: Isa,
     pub(crate) arenas: ArenaPool,
     pub(crate) poison: Option<u8>,
+    pub(crate) small_bytes: u64,
 }
 
 /// Where the work of larger steps runs.
@@ -62,6 +63,7 @@ pub struct CpuBuilder {
     pool: Option<Arc<rayon::ThreadPool>>,
     isa: Option<Isa>,
     poison: Option<u8>,
+    small_bytes: Option<u64>,
 }
 
 impl CpuBuilder {
@@ -93,6 +95,14 @@ impl CpuBuilder {
         self
     }
 
+    /// Steps that move fewer bytes than this run on the calling thread ([`SMALL_BYTES`] where it is not said). With 0 every step is cut
+    /// and spread, however small. Results are the same.
+    #[must_use]
+    pub fn small_bytes(mut self, bytes: u64) -> Self {
+        self.small_bytes = Some(bytes);
+        self
+    }
+
     /// The backend.
     ///
     /// # Errors
@@ -113,7 +123,8 @@ impl CpuBuilder {
                 if threads == 1 { Pool::Caller } else { Pool::Threads(Arc::new(start_pool(threads)?)) }
             }
         };
-        let shared = Shared { pool, isa, arenas: ArenaPool::default(), poison: self.poison };
+        let shared =
+            Shared { pool, isa, arenas: ArenaPool::default(), poison: self.poison, small_bytes: self.small_bytes.unwrap_or(SMALL_BYTES) };
         Ok(CpuBackend { target: target(), shared: Arc::new(shared) })
     }
 }
