@@ -72,6 +72,9 @@ impl FoldStep {
         let features = narrow(plan.view(view).features)?;
         let mut input = plan.buffer_of(view).dtype;
         let row_read = row_read + plan.view(view).features * input.size_u64();
+        // Where no level has a single segment nothing runs, however many features there would be.
+        let idle = fold.stages.iter().all(|stage| plan.table(stage.table).segments == 0);
+        let features = if idle { 0 } else { features };
         let mut scratch = Scratchpad::default();
         let mut stages = Vec::with_capacity(fold.stages.len());
         for (index, stage) in fold.stages.iter().enumerate() {
