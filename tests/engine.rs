@@ -182,7 +182,7 @@ fn a_plan_from_a_file_is_verified_and_needs_its_segments() {
 fn shapes_without_elements_are_fine() {
     for backend in [true, false] {
         for (rows, features) in [(0u64, 1u64 << 31), (0, 0), (3, 0), (0, 5)] {
-            for segments in [Segments::from_lengths::<u64>(&[]).unwrap(), Segments::from_lengths(&vec![0u64; 2]).unwrap()] {
+            for segments in [Segments::from_lengths::<u64>(&[]).unwrap(), Segments::from_lengths(&[0u64; 2]).unwrap()] {
                 let segments = if rows > 0 { Segments::whole(rows) } else { segments };
                 if segments.len() * features > 1 << 20 {
                     continue;
