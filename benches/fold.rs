@@ -1,6 +1,6 @@
 //! How fast the CPU backend folds, against the memory bandwidth measured in the same run.
 //!
-//! `cargo bench --bench fold [-- THREADS [MEGABYTES]]`. For each case: the median time over interleaved rounds, the bytes that had to move (each needed input byte
+//! `cargo bench --bench fold [-- [THREADS [MEGABYTES]] [CASE]]`, where CASE is a part of the names to run. For each case: the median time over interleaved rounds, the bytes that had to move (each needed input byte
 //! once, each output byte once), GB/s, and time as a share of the floor: bytes in ÷ read bandwidth + bytes out ÷ write bandwidth.
 
 use levelfold::engine::Prepared;
@@ -47,6 +47,20 @@ fn text(leaves: Leaves, rows: u64, keep: bool) -> Hierarchy {
         .level(Level::new("sentence", sentences).reduce(Reducer::Mean).keep())
         .level(Level::new("paragraph", paragraphs).reduce(Reducer::Mean).keep())
         .level(Level::new("corpus", corpus).reduce(Reducer::Mean))
+}
+
+struct Cases<'a> {
+    only: String,
+    engine: &'a Engine,
+    list: Vec<Case>,
+}
+
+impl Cases<'_> {
+    fn add(&mut self, name: String, hierarchy: impl FnOnce() -> Hierarchy) {
+        if name.contains(&self.only) {
+            self.list.push(case(name, self.engine, &hierarchy()));
+        }
+    }
 }
 
 fn case(name: String, engine: &Engine, hierarchy: &Hierarchy) -> Case {
@@ -99,34 +113,35 @@ fn main() {
     let engine = Engine::new(CpuBackend::builder().threads(threads).build().expect("a backend"));
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool");
     let bytes = megabytes << 20;
-    let mut cases = Vec::new();
+    let only = std::env::args().skip(1).find(|argument| argument.parse::<usize>().is_err() && !argument.starts_with('-'));
+    let mut cases = Cases { only: only.unwrap_or_default(), engine: &engine, list: Vec::new() };
     for features in [64u64, 256, 768, 1024] {
         let rows = bytes / 4 / features;
         let one =
-            Hierarchy::new(Leaves::values("x", DType::F32, features)).level(Level::new("y", lengths(rows, 15, 1)).reduce(Reducer::Mean));
-        cases.push(case(format!("words f32 x{features}"), &engine, &one));
+            || Hierarchy::new(Leaves::values("x", DType::F32, features)).level(Level::new("y", lengths(rows, 15, 1)).reduce(Reducer::Mean));
+        cases.add(format!("words f32 x{features}"), one);
     }
     let rows = bytes / 4 / 256;
     for (name, segments) in
         [("flat", Segments::whole(rows)), ("ones", Segments::from_lengths(&vec![1u64; rows as usize]).expect("lengths"))]
     {
-        let one = Hierarchy::new(Leaves::values("x", DType::F32, 256)).level(Level::new("y", segments).reduce(Reducer::Sum));
-        cases.push(case(format!("{name} f32 x256"), &engine, &one));
+        let one = || Hierarchy::new(Leaves::values("x", DType::F32, 256)).level(Level::new("y", segments).reduce(Reducer::Sum));
+        cases.add(format!("{name} f32 x256"), one);
     }
-    let one = Hierarchy::new(Leaves::values("x", DType::F32, 256)).level(Level::new("y", lengths(rows, 15, 1)).reduce(Reducer::Max));
-    cases.push(case("words max f32 x256".into(), &engine, &one));
-    let one = Hierarchy::new(Leaves::values("x", DType::BF16, 256)).level(Level::new("y", lengths(2 * rows, 15, 1)).reduce(Reducer::Mean));
-    cases.push(case("words bf16 x256".into(), &engine, &one));
+    let words =
+        |dtype, rows, reducer| Hierarchy::new(Leaves::values("x", dtype, 256)).level(Level::new("y", lengths(rows, 15, 1)).reduce(reducer));
+    cases.add("words max f32 x256".into(), || words(DType::F32, rows, Reducer::Max));
+    cases.add("words bf16 x256".into(), || words(DType::BF16, 2 * rows, Reducer::Mean));
     for keep in [true, false] {
         let name = if keep { "chain, words kept" } else { "chain, words not kept" };
-        cases.push(case(format!("{name} x256"), &engine, &text(Leaves::values("char", DType::F32, 256), rows, keep)));
+        cases.add(format!("{name} x256"), || text(Leaves::values("char", DType::F32, 256), rows, keep));
         let name = if keep { "lookup chain, words kept" } else { "lookup chain, words not kept" };
-        cases.push(case(format!("{name} x256"), &engine, &text(Leaves::lookup("char", DType::U8, DType::F32, 256, 256), rows, keep)));
+        cases.add(format!("{name} x256"), || text(Leaves::lookup("char", DType::U8, DType::F32, 256, 256), rows, keep));
     }
     for (rows, features) in [(20_000u64, 64u64), (2_000, 64)] {
         let one =
-            Hierarchy::new(Leaves::values("x", DType::F32, features)).level(Level::new("y", lengths(rows, 15, 1)).reduce(Reducer::Mean));
-        cases.push(case(format!("small {rows}x{features}"), &engine, &one));
+            || Hierarchy::new(Leaves::values("x", DType::F32, features)).level(Level::new("y", lengths(rows, 15, 1)).reduce(Reducer::Mean));
+        cases.add(format!("small {rows}x{features}"), one);
     }
     let big = vec![1u64; (bytes / 8) as usize];
     let mut out = vec![0u64; (bytes / 8) as usize];
@@ -138,7 +153,7 @@ fn main() {
         let start = Instant::now();
         pool.install(|| out.par_chunks_mut(1 << 17).for_each(|chunk| chunk.fill(sum + round)));
         writes.push(start.elapsed().as_secs_f64() / bytes as f64);
-        for case in &mut cases {
+        for case in &mut cases.list {
             let repeat = if case.name.starts_with("small") { 100 } else { 1 };
             for _ in 0..repeat {
                 let time = case.run();
@@ -151,7 +166,7 @@ fn main() {
     let (read, write) = (median(&mut reads), median(&mut writes));
     println!("{threads} threads, read {:.1} GB/s, write {:.1} GB/s", 1e-9 / read, 1e-9 / write);
     println!("{:<36} {:>10} {:>9} {:>9} {:>9}", "case", "ms", "MB", "GB/s", "of floor");
-    for case in &mut cases {
+    for case in &mut cases.list {
         let floor = case.prepared.plan().floor();
         let time = median(&mut case.times);
         let least = floor.read as f64 * read + floor.written as f64 * write;

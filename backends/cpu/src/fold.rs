@@ -199,7 +199,7 @@ impl<'a> Walker<'a> {
                 }
                 Task::Piece { segment, first_row, last_row, partial } => {
                     let start = self.tables.get(self.step.stages[top].table).range(segment).start;
-                    self.fold_rows(top, segment, start + first_row..start + last_row, Target::Tree);
+                    self.fold_rows(top, segment, start + first_row..start + last_row);
                     let width = self.step.features + 1;
                     for index in 0..self.step.stages[top].reductions.len() {
                         let value = self.fold_tree(top, index);
@@ -246,15 +246,20 @@ impl<'a> Walker<'a> {
         let step = self.step;
         let stage = &step.stages[k];
         let range = self.tables.get(stage.table).range(segment);
-        let rows = range.end - range.start;
+        let (rows, first_row) = (range.end - range.start, range.start as usize);
         let mut fed = std::ptr::null();
         self.written += stage.segment_written;
         // SAFETY: the caller's promise; `slot` has room for a row where this stage feeds another.
         unsafe {
-            if rows > 0 {
-                let target = if rows > BLOCK_ROWS_U64 { Target::Tree } else { Target::Block };
-                self.fold_rows(k, segment, range, target);
-            }
+            let mut block = BlockRows::uninit();
+            let short = match rows {
+                0 => &[][..],
+                1..=BLOCK_ROWS_U64 => self.block_rows(k, segment, range, &mut block),
+                _ => {
+                    self.fold_rows(k, segment, range);
+                    &[]
+                }
+            };
             for index in 0..stage.reductions.len() {
                 let feeds = stage.feeds == Some(index);
                 let slot = if feeds { slot } else { std::ptr::null_mut() };
@@ -264,7 +269,7 @@ impl<'a> Walker<'a> {
                     let value = self.fold_tree(k, index);
                     self.emit_tree(k, index, segment, rows, value, slot)
                 } else {
-                    self.emit_block(k, index, segment, rows, slot)
+                    self.emit_block(k, index, segment, first_row, short, slot)
                 };
                 if feeds {
                     fed = row;
@@ -274,41 +279,49 @@ impl<'a> Walker<'a> {
         fed
     }
 
-    /// Adds rows of one segment, block by block: to the accumulators where they are one block, else to the trees.
-    unsafe fn fold_rows(&mut self, k: usize, segment: u64, range: std::ops::Range<u64>, target: Target) {
-        let step = self.step;
-        let stage = &step.stages[k];
-        self.read += (range.end - range.start) * (stage.weight_read + if k == 0 { step.row_read } else { 0 });
-        if target == Target::Tree {
-            for reduction in &stage.reductions {
-                // SAFETY: the sizes of this reduction's tree, in this thread's scratch.
-                unsafe { self.scratch.add(reduction.sizes).cast::<u64>().write(0) };
-            }
+    /// Adds rows of one segment to the trees, block by block.
+    unsafe fn fold_rows(&mut self, k: usize, segment: u64, range: std::ops::Range<u64>) {
+        let stage = &self.step.stages[k];
+        for reduction in &stage.reductions {
+            // SAFETY: the counter of this reduction's tree, in this thread's scratch.
+            unsafe { self.scratch.add(reduction.sizes).cast::<u64>().write(0) };
         }
-        let mut rows = [std::ptr::null::<u8>(); BLOCK_ROWS];
+        let mut block = BlockRows::uninit();
         let mut start = range.start;
         while start < range.end {
             let end = range.end.min(start + BLOCK_ROWS_U64);
-            let count = (end - start) as usize;
-            // SAFETY: the caller's promise; `rows` has room for a block.
+            // SAFETY: the caller's promise.
             unsafe {
-                if k == 0 {
-                    self.load(segment, start as usize, &mut rows[..count]);
-                } else {
-                    let size = step.features * stage.input.size();
-                    for (index, row) in rows[..count].iter_mut().enumerate() {
-                        let slot = self.scratch.add(stage.tile + index * size);
-                        *row = self.fold_segment(k - 1, start + index as u64, slot);
-                    }
-                }
+                let rows = self.block_rows(k, segment, start..end, &mut block);
                 for index in 0..stage.reductions.len() {
-                    self.accumulate(k, index, start as usize, &rows[..count]);
-                    if target == Target::Tree {
-                        self.push_tree(k, index);
-                    }
+                    self.accumulate(k, index, start as usize, rows);
+                    self.push_tree(k, index);
                 }
             }
             start = end;
+        }
+    }
+
+    /// The rows of one block of a segment: loaded, or made by the stage below.
+    #[inline(always)]
+    unsafe fn block_rows<'b>(&mut self, k: usize, segment: u64, range: std::ops::Range<u64>, block: &'b mut BlockRows) -> &'b [*const u8] {
+        let step = self.step;
+        let stage = &step.stages[k];
+        let count = (range.end - range.start) as usize;
+        self.read += (range.end - range.start) * (stage.weight_read + if k == 0 { step.row_read } else { 0 });
+        // SAFETY: `count` is at most a block; every entry is written before the block is read.
+        unsafe {
+            let rows = std::slice::from_raw_parts_mut(block.as_mut_ptr().cast::<*const u8>(), count);
+            if k == 0 {
+                self.load(segment, range.start as usize, rows);
+            } else {
+                let size = step.features * stage.input.size();
+                for (index, row) in rows.iter_mut().enumerate() {
+                    let slot = self.scratch.add(stage.tile + index * size);
+                    *row = self.fold_segment(k - 1, range.start + index as u64, slot);
+                }
+            }
+            rows
         }
     }
 
@@ -319,7 +332,7 @@ impl<'a> Walker<'a> {
         // SAFETY: accumulators and weights lie in this thread's scratch; rows are dense and have `features` elements.
         unsafe {
             let acc = self.scratch.add(reduction.acc);
-            let mut weights = [0u64; BLOCK_ROWS];
+            let mut weights = std::mem::MaybeUninit::<[u64; BLOCK_ROWS]>::uninit();
             let weighted = reduction.weights.map(|view| self.memory[view.index()]);
             if let Some(memory) = weighted {
                 let into = weights.as_mut_ptr().cast::<u8>();
@@ -334,7 +347,6 @@ impl<'a> Walker<'a> {
                 count: rows.len(),
                 features: self.step.features,
                 weights: if weighted.is_some() { weights.as_ptr().cast() } else { std::ptr::null() },
-                fresh: true,
             });
         }
     }
@@ -389,21 +401,30 @@ impl<'a> Walker<'a> {
         }
     }
 
-    unsafe fn emit_block(&self, k: usize, index: usize, segment: u64, rows: u64, slot: *mut u8) -> *const u8 {
+    /// Folds the one block of a segment, and writes the result.
+    #[inline(always)]
+    unsafe fn emit_block(&self, k: usize, index: usize, segment: u64, first_row: usize, rows: &[*const u8], slot: *mut u8) -> *const u8 {
         let stage = &self.step.stages[k];
         let reduction = &stage.reductions[index];
+        let features = self.step.features;
         // SAFETY: accumulators lie in scratch; `emit` gives a row of `features` elements to write.
         unsafe {
             let acc = self.scratch.add(reduction.acc);
-            let count = [rows as f32];
-            let count_wide = [rows as f64];
-            let divisor: *const u8 = match (reduction.reducer, reduction.weights, stage.input.accumulator()) {
-                (Reducer::Mean, Some(_), accumulator) => acc.add(self.step.features * accumulator.size()),
-                (Reducer::Mean, None, DType::F64) => count_wide.as_ptr().cast(),
-                (Reducer::Mean, None, _) => count.as_ptr().cast(),
-                (Reducer::Sum | Reducer::Max | Reducer::Min | Reducer::Prod, _, _) => std::ptr::null(),
+            if reduction.weights.is_some() {
+                self.accumulate(k, index, first_row, rows);
+                let divisor = match reduction.reducer {
+                    // The sum of the weights stands behind the features.
+                    Reducer::Mean => acc.add(features * stage.input.accumulator().size()).cast_const(),
+                    Reducer::Sum | Reducer::Max | Reducer::Min | Reducer::Prod => std::ptr::null(),
+                };
+                return self.emit(k, index, segment, slot, |out| (reduction.kernels.finish_block)(acc, out, features, divisor));
+            }
+            let divisor = match reduction.reducer {
+                Reducer::Mean => rows.len() as f64,
+                Reducer::Sum | Reducer::Max | Reducer::Min | Reducer::Prod => 0.0,
             };
-            self.emit(k, index, segment, slot, |out| (reduction.kernels.finish_block)(acc, out, self.step.features, divisor))
+            let block = Block { acc, rows: rows.as_ptr(), count: rows.len(), features, weights: std::ptr::null() };
+            self.emit(k, index, segment, slot, |out| (reduction.kernels.fold_block)(&block, out, divisor))
         }
     }
 
@@ -533,14 +554,8 @@ impl<'a> Walker<'a> {
     }
 }
 
-/// Where blocks go.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Target {
-    /// To the accumulator: there is one block.
-    Block,
-    /// To the tree.
-    Tree,
-}
+/// Room for the row pointers of a block, which are written before they are read.
+type BlockRows = std::mem::MaybeUninit<[*const u8; BLOCK_ROWS]>;
 
 fn point_at(rows: &mut [*const u8], memory: Memory, first: usize) {
     for (index, row) in rows.iter_mut().enumerate() {

@@ -69,15 +69,15 @@ pub(crate) struct Block {
     pub(crate) features: usize,
     /// One weight a row, in the accumulator's type, or null.
     pub(crate) weights: *const u8,
-    /// Whether the accumulator starts anew.
-    pub(crate) fresh: bool,
 }
 
 /// What one reduction of one stage runs, over `features` elements each.
 #[derive(Clone, Copy)]
 pub(crate) struct Kernels {
-    /// Adds rows to an accumulator.
+    /// Adds rows to an accumulator that starts anew.
     pub(crate) accumulate: unsafe fn(&Block),
+    /// Adds up the rows of a segment of one block, without weights, divides by a divisor other than 0, and writes the result.
+    pub(crate) fold_block: unsafe fn(&Block, *mut u8, f64),
     /// tree slot = accumulator, widened.
     pub(crate) store: unsafe fn(*mut f64, *const u8, usize),
     /// tree slot = combine(tree slot, accumulator).
@@ -127,17 +127,13 @@ impl Load for f16 {
     }
 }
 
-/// Adds `count` rows, columns `column..column + WIDTH`, with the accumulators in registers.
+/// The sum (or product, …) of `count` rows, columns `column..column + WIDTH`, in registers.
 #[inline(always)]
-unsafe fn columns<V: Load, R: ReduceOp, const WIDTH: usize>(block: &Block, column: usize) {
+unsafe fn columns<V: Load, R: ReduceOp, const WIDTH: usize>(block: &Block, column: usize) -> [V::Acc; WIDTH] {
     let mut local = [R::identity::<V::Acc>(); WIDTH];
-    // SAFETY: the caller's block has `count` row pointers to `features` elements each, as many accumulators, and a weight a row or none;
-    // `column + WIDTH` is within `features`.
+    // SAFETY: the caller's block has `count` row pointers to `features` elements each, and a weight a row or none; `column + WIDTH` is
+    // within `features`.
     unsafe {
-        let acc = block.acc.cast::<V::Acc>().add(column);
-        if !block.fresh {
-            local = acc.cast::<[V::Acc; WIDTH]>().read_unaligned();
-        }
         if block.weights.is_null() {
             for index in 0..block.count {
                 let row = &*(*block.rows.add(index)).cast::<V>().add(column).cast::<[V; WIDTH]>();
@@ -154,7 +150,34 @@ unsafe fn columns<V: Load, R: ReduceOp, const WIDTH: usize>(block: &Block, colum
                 }
             }
         }
-        acc.cast::<[V::Acc; WIDTH]>().write_unaligned(local);
+    }
+    local
+}
+
+/// The same without weights, finished and written.
+#[inline(always)]
+unsafe fn finished_columns<V: Load, R: ReduceOp, O: Value, const WIDTH: usize>(block: &Block, column: usize, out: *mut u8, divisor: f64) {
+    let mut local = [R::identity::<V::Acc>(); WIDTH];
+    // SAFETY: as for `columns`; `out` has `features` elements.
+    unsafe {
+        for index in 0..block.count {
+            let row = &*(*block.rows.add(index)).cast::<V>().add(column).cast::<[V; WIDTH]>();
+            for lane in 0..WIDTH {
+                local[lane] = R::push(local[lane], row[lane].load());
+            }
+        }
+        let mut finished = [O::NAN; WIDTH];
+        if divisor == 0.0 {
+            for lane in 0..WIDTH {
+                finished[lane] = O::from_acc(local[lane]);
+            }
+        } else {
+            let divisor = V::Acc::of_f64(divisor);
+            for lane in 0..WIDTH {
+                finished[lane] = O::from_acc(local[lane].div(divisor));
+            }
+        }
+        out.cast::<O>().add(column).cast::<[O; WIDTH]>().write_unaligned(finished);
     }
 }
 
@@ -164,9 +187,7 @@ unsafe fn whole_rows<V: Load, R: ReduceOp>(block: &Block) {
     // SAFETY: as for `columns`; rows and accumulators do not overlap.
     unsafe {
         let acc = std::slice::from_raw_parts_mut(block.acc.cast::<V::Acc>(), block.features);
-        if block.fresh {
-            acc.fill(R::identity());
-        }
+        acc.fill(R::identity());
         for index in 0..block.count {
             let row = std::slice::from_raw_parts((*block.rows.add(index)).cast::<V>(), block.features);
             if block.weights.is_null() {
@@ -185,30 +206,65 @@ unsafe fn whole_rows<V: Load, R: ReduceOp>(block: &Block) {
 
 #[inline(always)]
 unsafe fn accumulate<V: Load, R: ReduceOp, const WIDEST: usize>(block: &Block) {
-    // SAFETY: each call stays within `features` columns.
+    // SAFETY: each piece stays within `features` columns.
     unsafe {
         if block.features > WIDEST {
             return whole_rows::<V, R>(block);
         }
+        let acc = block.acc.cast::<V::Acc>();
         let mut column = 0;
         while column + WIDEST <= block.features {
-            columns::<V, R, WIDEST>(block, column);
+            acc.add(column).cast::<[V::Acc; WIDEST]>().write_unaligned(columns::<V, R, WIDEST>(block, column));
             column += WIDEST;
         }
         while WIDEST > 64 && column + 64 <= block.features {
-            columns::<V, R, 64>(block, column);
+            acc.add(column).cast::<[V::Acc; 64]>().write_unaligned(columns::<V, R, 64>(block, column));
             column += 64;
         }
         while column + 16 <= block.features {
-            columns::<V, R, 16>(block, column);
+            acc.add(column).cast::<[V::Acc; 16]>().write_unaligned(columns::<V, R, 16>(block, column));
             column += 16;
         }
         while column + 4 <= block.features {
-            columns::<V, R, 4>(block, column);
+            acc.add(column).cast::<[V::Acc; 4]>().write_unaligned(columns::<V, R, 4>(block, column));
             column += 4;
         }
         while column < block.features {
-            columns::<V, R, 1>(block, column);
+            acc.add(column).cast::<[V::Acc; 1]>().write_unaligned(columns::<V, R, 1>(block, column));
+            column += 1;
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn fold_block<V: Load, R: ReduceOp, O: Value, const WIDEST: usize>(block: &Block, out: *mut u8, divisor: f64) {
+    // SAFETY: each piece stays within `features` columns.
+    unsafe {
+        if block.features > WIDEST {
+            whole_rows::<V, R>(block);
+            let divide_by = [V::Acc::of_f64(divisor)];
+            let divisor = if divisor == 0.0 { std::ptr::null() } else { divide_by.as_ptr().cast() };
+            return finish_block::<V::Acc, O>(block.acc, out, block.features, divisor);
+        }
+        let mut column = 0;
+        while column + WIDEST <= block.features {
+            finished_columns::<V, R, O, WIDEST>(block, column, out, divisor);
+            column += WIDEST;
+        }
+        while WIDEST > 64 && column + 64 <= block.features {
+            finished_columns::<V, R, O, 64>(block, column, out, divisor);
+            column += 64;
+        }
+        while column + 16 <= block.features {
+            finished_columns::<V, R, O, 16>(block, column, out, divisor);
+            column += 16;
+        }
+        while column + 4 <= block.features {
+            finished_columns::<V, R, O, 4>(block, column, out, divisor);
+            column += 4;
+        }
+        while column < block.features {
+            finished_columns::<V, R, O, 1>(block, column, out, divisor);
             column += 1;
         }
     }
@@ -291,6 +347,12 @@ macro_rules! compiled_for {
             }
 
             $(#[$feature])?
+            unsafe fn fold_block<V: Load, R: ReduceOp, O: Value>(block: &Block, out: *mut u8, divisor: f64) {
+                // SAFETY: the caller's promise is passed on.
+                unsafe { super::fold_block::<V, R, O, $widest>(block, out, divisor) }
+            }
+
+            $(#[$feature])?
             unsafe fn store<A: Accumulator>(slot: *mut f64, acc: *const u8, features: usize) {
                 // SAFETY: the caller's promise is passed on.
                 unsafe { super::store::<A>(slot, acc, features) }
@@ -323,6 +385,7 @@ macro_rules! compiled_for {
             pub(super) fn kernels<V: Load, R: ReduceOp, O: Value>() -> Kernels {
                 Kernels {
                     accumulate: accumulate::<V, R>,
+                    fold_block: fold_block::<V, R, O>,
                     store: store::<V::Acc>,
                     combine_block: combine_block::<V::Acc, R>,
                     combine: combine::<R>,
