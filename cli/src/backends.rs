@@ -4,6 +4,7 @@ use crate::failure::CliResult;
 use crate::ui::Ui;
 use levelfold::backend::{Backend, Target};
 use levelfold::{Error, ErrorCode};
+use levelfold_cpu::CpuBackend;
 use levelfold_reference::ReferenceBackend;
 use serde::Serialize;
 
@@ -58,7 +59,11 @@ impl BackendName {
     /// `backend-unavailable`, with the reason. Another backend is never taken instead.
     pub(crate) fn open(self, threads: Option<u32>) -> Result<Box<dyn Backend>, Error> {
         match self {
-            BackendName::Cpu => Ok(Box::new(levelfold_cpu::CpuBackend::new(threads)?)),
+            BackendName::Cpu => {
+                let builder = CpuBackend::builder();
+                let threads = threads.and_then(|threads| usize::try_from(threads).ok());
+                Ok(Box::new(threads.map_or(builder.clone(), |threads| builder.threads(threads)).build()?))
+            }
             BackendName::Reference => Ok(Box::new(ReferenceBackend::new())),
             BackendName::Cuda => Err(Error::new(ErrorCode::BackendUnavailable, NO_CUDA).help("use --backend cpu")),
         }
@@ -69,8 +74,10 @@ impl BackendName {
     /// # Errors
     /// `backend-unavailable`, where not even plans can be made.
     pub(crate) fn target(self) -> Result<Target, Error> {
-        // One thread is the least that planning for the cpu costs.
-        Ok(self.open(Some(1))?.target().clone())
+        match self {
+            BackendName::Cpu => Ok(levelfold_cpu::target()),
+            BackendName::Reference | BackendName::Cuda => Ok(self.open(None)?.target().clone()),
+        }
     }
 
     fn row(self) -> Row {

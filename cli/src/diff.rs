@@ -1,8 +1,9 @@
 //! `levelfold diff`: two plans, side by side.
 
+use crate::columns::Columns;
 use crate::failure::{CliResult, Failure};
 use crate::spec_file::read_plan;
-use crate::table::Table;
+
 use crate::ui::Ui;
 use levelfold::Plan;
 use levelfold::plan::{Cost, Step, StepKind};
@@ -126,7 +127,7 @@ fn step_name(step: &Step) -> String {
 }
 
 fn render(difference: &Difference) -> String {
-    let mut totals = Table::new(&["", "before", "after", "change", ""]);
+    let mut totals = Columns::new(&["", "before", "after", "change", ""]);
     for quantity in &difference.totals {
         totals.row([
             quantity.name.to_owned(),
@@ -136,7 +137,7 @@ fn render(difference: &Difference) -> String {
             if quantity.worse { "worse".into() } else { String::new() },
         ]);
     }
-    let mut steps = Table::new(&["", "moved before", "moved after", "step"]);
+    let mut steps = Columns::new(&["", "moved before", "moved after", "step"]);
     let moved = |cost: Option<Cost>| cost.map_or_else(|| "-".to_owned(), |cost| (cost.read + cost.written).to_string());
     for pair in &difference.steps {
         let mark = match (pair.before, pair.after) {

@@ -12,6 +12,7 @@ mod tensors;
 pub(crate) use bind::{BIND_HELP, Bind, SegmentForm};
 
 use crate::failure::file_error;
+use crate::memory::AlignedBytes;
 use levelfold::{DType, Error, ErrorCode, Layout, Segments, TensorView};
 use memmap2::Mmap;
 use std::fs::File;
@@ -127,7 +128,7 @@ impl FileArray {
         let shape = shape.iter().map(|&axis| usize::try_from(axis)).collect::<Result<_, _>>();
         let shape = shape.map_err(|_| Error::new(ErrorCode::Overflow, "an axis is longer than any memory"))?;
         let aligned = data.is_empty() || map[data.clone()].as_ptr().align_offset(scalar.size()) == 0;
-        let bytes = if aligned { Bytes::Mapped { map, data } } else { Bytes::aligned(&map[data]) };
+        let bytes = if aligned { Bytes::Mapped { map, data } } else { Bytes::Copied(AlignedBytes::copy_of(&map[data])) };
         Ok(FileArray { path: path.to_owned(), scalar, shape, order, bytes })
     }
 
@@ -145,7 +146,7 @@ impl FileArray {
     pub(crate) fn copied_bytes(&self) -> usize {
         match &self.bytes {
             Bytes::Mapped { .. } => 0,
-            Bytes::Aligned { len, .. } => *len,
+            Bytes::Copied(bytes) => bytes.len(),
         }
     }
 
@@ -235,16 +236,10 @@ impl FileArray {
 }
 
 impl Bytes {
-    fn aligned(data: &[u8]) -> Bytes {
-        let mut words = vec![0u64; data.len().div_ceil(8)];
-        bytemuck::cast_slice_mut::<u64, u8>(&mut words)[..data.len()].copy_from_slice(data);
-        Bytes::Aligned { words, len: data.len() }
-    }
-
     fn get(&self) -> &[u8] {
         match self {
             Bytes::Mapped { map, data } => &map[data.clone()],
-            Bytes::Aligned { words, len } => &bytemuck::cast_slice(words)[..*len],
+            Bytes::Copied(bytes) => bytes.as_ref(),
         }
     }
 }
