@@ -7,6 +7,7 @@ mod backends;
 mod embed;
 mod failure;
 mod options;
+mod text;
 mod ui;
 
 use clap::{CommandFactory, Parser, Subcommand};
