@@ -21,6 +21,9 @@ use crate::dtype::{DType, Element};
 use crate::reducer::Reducer;
 use half::{bf16, f16};
 
+#[cfg(test)]
+mod tests;
+
 /// Rows per block: inside a block, plain left-to-right accumulation; above blocks, pairs in f64.
 pub const BLOCK_ROWS: usize = 32;
 

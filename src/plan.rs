@@ -6,6 +6,7 @@
 //!
 //! [`verify`](Plan::verify) holds the rules of a plan on its own; [`check`](crate::check) replays it against the graph that it came from.
 
+pub mod cost;
 mod dot;
 mod json;
 mod text;
@@ -104,11 +105,11 @@ pub struct Table {
 }
 
 impl Table {
-    /// The bytes that a step reads of this table: 8 an offset, 16 a range.
+    /// The bytes that a step reads of this table: 8 an offset, 16 a range; the largest number where that does not fit.
     pub fn bytes(&self) -> u64 {
         match self.form {
-            TableForm::Offsets => 8 * (self.segments + 1),
-            TableForm::Ranges => 16 * self.segments,
+            TableForm::Offsets => self.segments.saturating_add(1).saturating_mul(8),
+            TableForm::Ranges => self.segments.saturating_mul(16),
         }
     }
 }
@@ -155,9 +156,9 @@ pub struct Buffer {
 }
 
 impl Buffer {
-    /// Its size in bytes.
+    /// Its size in bytes; the largest number where that does not fit, which [`Plan::verify`] refuses.
     pub fn bytes(&self) -> u64 {
-        self.rows * self.features * self.dtype.size_u64()
+        self.rows.saturating_mul(self.features).saturating_mul(self.dtype.size_u64())
     }
 }
 

@@ -81,6 +81,11 @@ impl<'a> Bindings<'a> {
     pub fn outputs(&self) -> &[(&'a str, TensorViewMut<'a>)] {
         &self.outputs
     }
+
+    /// Every output, with its name, to be written.
+    pub fn outputs_mut(&mut self) -> impl Iterator<Item = (&'a str, &mut TensorViewMut<'a>)> {
+        self.outputs.iter_mut().map(|(name, view)| (*name, view))
+    }
 }
 
 /// The tables of a plan, resolved: those that were bound, and those that derive from them.
@@ -129,8 +134,10 @@ impl TableSet {
         Ok(())
     }
 
+    /// Every bound table must be there on every run; what they are is kept from the first run that found them all.
     fn resolve(&mut self, plan: &Plan, bindings: &Bindings<'_>) -> Result<()> {
-        let known = !self.tables.is_empty();
+        let known = self.tables.len() == plan.tables.len();
+        let mut resolved: Vec<Segments> = Vec::new();
         for (index, table) in plan.tables.iter().enumerate() {
             let segments = match table.source {
                 TableSource::Bound => {
@@ -144,18 +151,20 @@ impl TableSet {
                     (*bound).clone()
                 }
                 TableSource::Compose { .. } if known => continue,
-                TableSource::Compose { lower, upper } => self.tables[lower.index()].compose(&self.tables[upper.index()])?,
+                TableSource::Compose { lower, upper } => resolved[lower.index()].compose(&resolved[upper.index()])?,
             };
             let found = (segments.len(), segments.rows(), segments.total_rows(), Hash(segments.hash()));
             if found != (table.segments, table.rows, table.total_rows, table.hash) {
-                self.tables.clear();
                 return Err(Error::new(
                     ErrorCode::PlanInvalid,
                     format!("table {} is not what the plan says: {segments:?}", TableId::new(index)),
                 )
                 .at_level(&*table.name));
             }
-            self.tables.push(segments);
+            resolved.push(segments);
+        }
+        if !known {
+            self.tables = resolved;
         }
         Ok(())
     }
@@ -284,7 +293,9 @@ fn check_aliasing(bindings: &Bindings<'_>) -> Result<()> {
 /// Ids that a step looks up must be rows of its table.
 fn check_ids(plan: &Plan, bindings: &Bindings<'_>, ids: BufferId, table: &Buffer) -> Result<()> {
     let buffer = plan.buffer(ids);
-    let Some(view) = bindings.find_input(&buffer.name) else {
+    // An arena buffer may have an input's name: what is computed is nothing that is bound.
+    let bound = matches!(buffer.place, Place::Input | Place::Param).then(|| bindings.find_input(&buffer.name)).flatten();
+    let Some(view) = bound else {
         return Ok(());
     };
     match view.dtype() {
@@ -306,7 +317,7 @@ fn check_ids_of<T: IdElement>(view: TensorView<'_>, buffer: &Buffer, table: &Buf
     let bad = |id: T| id.row().is_none_or(|row| row >= rows);
     let layout = view.layout();
     let elements = view.elements::<T>().unwrap_or(&[]);
-    let dense = (layout.strides[0] == 1).then(|| &elements[layout.offset..][..layout.shape[0].min(elements.len())]);
+    let dense = (layout.strides[0] == 1).then(|| elements.get(layout.offset..)?.get(..layout.shape[0])).flatten();
     // Over dense ids, a pass without an early exit is vector code; the search for the culprit runs only when there is one.
     if let Some(dense) = dense
         && !dense.iter().fold(false, |any, &id| any | bad(id))
@@ -331,7 +342,9 @@ fn check_ids_of<T: IdElement>(view: TensorView<'_>, buffer: &Buffer, table: &Buf
 /// The weights of a mean must not be negative or NaN, and must not all be 0 in a segment that has rows.
 fn check_mean_weights(plan: &Plan, bindings: &Bindings<'_>, weights: BufferId, segments: &Segments, level: &str) -> Result<()> {
     let buffer = plan.buffer(weights);
-    let Some(view) = bindings.find_input(&buffer.name) else {
+    // An arena buffer may have an input's name: what is computed is nothing that is bound.
+    let bound = matches!(buffer.place, Place::Input | Place::Param).then(|| bindings.find_input(&buffer.name)).flatten();
+    let Some(view) = bound else {
         return Ok(());
     };
     match view.dtype() {

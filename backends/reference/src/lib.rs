@@ -1,1 +1,159 @@
-//! A backend.
+//! The reference backend: what a plan means, step by step, on one thread.
+//!
+//! It is the oracle that every other backend is held against, so it is written to be obviously right and not to be fast. Guaranteed:
+//!
+//! - Every step of every verified plan runs, whatever was fused or left literal, over bindings of any strides.
+//! - All arena buffers live in one allocation, at the offsets that the plan gives them: a wrong offset or lifetime gives wrong results.
+//!   [`with_poison`](ReferenceBackend::with_poison) makes it give them for certain.
+//! - [`StepReport`](levelfold::backend::StepReport)s are measured: every element and table entry is counted where it is loaded or stored.
+//! - Scalar operations come from [`levelfold::numerics`], but the tree above the blocks is its own: level by level, with no counter.
+
+mod copy;
+mod fold;
+mod memory;
+mod scalar;
+mod tree;
+
+use levelfold::backend::{Backend, Bindings, Executable, RunReport, TableSet, Target};
+use levelfold::ids::StepId;
+use levelfold::plan::{Buffer, PLAN_VERSION, Place, Plan, StepKind};
+use levelfold::{Error, ErrorCode, Result};
+use memory::{Memory, size};
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// The name of the target that plans for this backend carry.
+pub const TARGET: &str = "reference";
+
+/// The reference backend.
+#[derive(Clone, Debug)]
+pub struct ReferenceBackend {
+    target: Target,
+    poison: Option<u8>,
+}
+
+impl ReferenceBackend {
+    /// One thread, literal.
+    pub fn new() -> Self {
+        ReferenceBackend { target: Target::new(TARGET), poison: None }
+    }
+
+    /// Fills the arena with this byte before each run, and each arena buffer again after the last step that uses it.
+    ///
+    /// A plan that reads what nothing wrote, or what is no longer alive, then gives results that are wrong on every machine.
+    #[must_use]
+    pub fn with_poison(mut self, byte: u8) -> Self {
+        self.poison = Some(byte);
+        self
+    }
+}
+
+impl Default for ReferenceBackend {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Backend for ReferenceBackend {
+    fn target(&self) -> &Target {
+        &self.target
+    }
+
+    fn compile(&self, plan: &Arc<Plan>) -> Result<Box<dyn Executable>> {
+        if plan.version != PLAN_VERSION {
+            return Err(Error::new(
+                ErrorCode::PlanVersion,
+                format!("the plan has version {}, this is version {PLAN_VERSION}", plan.version),
+            ));
+        }
+        if &*plan.target != TARGET {
+            return Err(Error::new(ErrorCode::WrongTarget, format!("the plan was made for `{}`, this is `{TARGET}`", plan.target))
+                .help("plan again for this target"));
+        }
+        // Words are wide enough to align any element; offsets inside are the plan's.
+        let words = size(plan.totals.arena_bytes.div_ceil(8))?;
+        Ok(Box::new(ReferenceExecutable {
+            arena: vec![0; words],
+            poison: self.poison,
+            tables: TableSet::new(),
+            report: RunReport::for_plan(plan),
+            scratch: fold::scratch_bytes(plan),
+            dying: dying(plan)?,
+            plan: Arc::clone(plan),
+        }))
+    }
+}
+
+struct ReferenceExecutable {
+    plan: Arc<Plan>,
+    arena: Vec<u64>,
+    poison: Option<u8>,
+    tables: TableSet,
+    report: RunReport,
+    scratch: u64,
+    /// What no later step may read, by step, as bytes of the arena.
+    dying: Vec<Vec<Range<usize>>>,
+}
+
+impl Executable for ReferenceExecutable {
+    fn run(&mut self, bindings: &mut Bindings<'_>) -> Result<&RunReport> {
+        let start = Instant::now();
+        self.tables.check(&self.plan, bindings)?;
+        let arena: &mut [u8] = bytemuck::cast_slice_mut(&mut self.arena);
+        if let Some(poison) = self.poison {
+            arena.fill(poison);
+        }
+        let mut memory = Memory::new(&self.plan, arena, bindings);
+        for (index, step) in self.plan.steps.iter().enumerate() {
+            let start = Instant::now();
+            let done = match &step.kind {
+                StepKind::Fold(fold) => fold::run(&self.plan, fold, &self.tables, &mut memory),
+                StepKind::Copy(copy) => copy::run(&self.plan, copy, &self.tables, &mut memory),
+            };
+            done.map_err(|error| error.at_level(StepId::new(index).to_string()))?;
+            if let Some(poison) = self.poison {
+                for bytes in &self.dying[index] {
+                    memory.arena_mut()[bytes.clone()].fill(poison);
+                }
+            }
+            let (read, written) = memory.take_counts();
+            let report = &mut self.report.steps[index];
+            (report.time, report.read, report.written) = (start.elapsed(), read, written);
+        }
+        self.report.time = start.elapsed();
+        Ok(&self.report)
+    }
+
+    fn scratch_bytes(&self) -> u64 {
+        self.scratch
+    }
+}
+
+/// For each step, the arena buffers that it is the last to use, unless a later step uses their memory for a buffer that is alive already.
+fn dying(plan: &Plan) -> Result<Vec<Vec<Range<usize>>>> {
+    let mut dying = vec![Vec::new(); plan.steps.len()];
+    for (index, buffer) in plan.buffers.iter().enumerate() {
+        let Place::Arena { last, .. } = buffer.place else { continue };
+        let (Some(bytes), Some(dead)) = (arena_range(buffer)?, dying.get_mut(last.index())) else { continue };
+        let mut others = plan.buffers.iter().enumerate().filter(|(other, _)| *other != index).map(|(_, other)| other);
+        let in_use = others.any(|other| match other.place {
+            Place::Arena { first, last: end, .. } if first <= last && last < end => {
+                matches!(arena_range(other), Ok(Some(range)) if range.start < bytes.end && bytes.start < range.end)
+            }
+            Place::Arena { .. } | Place::Input | Place::Param | Place::Output => false,
+        });
+        if !in_use {
+            dead.push(bytes);
+        }
+    }
+    Ok(dying)
+}
+
+/// The bytes of an arena buffer, or `None` for one that lies elsewhere.
+fn arena_range(buffer: &Buffer) -> Result<Option<Range<usize>>> {
+    match buffer.place {
+        Place::Arena { offset, .. } => Ok(Some(size(offset)?..size(offset.saturating_add(buffer.bytes()))?)),
+        Place::Input | Place::Param | Place::Output => Ok(None),
+    }
+}

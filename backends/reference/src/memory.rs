@@ -1,0 +1,182 @@
+//! The memory of one run, and the count of every access to it.
+
+use crate::scalar::{self, Bits};
+use levelfold::backend::Bindings;
+use levelfold::dtype::DType;
+use levelfold::ids::ViewId;
+use levelfold::plan::{Buffer, Order, Place, Plan, ViewLayout};
+use levelfold::segments::Segments;
+use levelfold::tensor::{TensorView, TensorViewMut};
+use levelfold::{Error, ErrorCode, Result};
+use std::ops::Range;
+
+/// Every buffer of a plan, by number.
+pub(crate) struct Memory<'r, 'a> {
+    plan: &'r Plan,
+    arena: &'r mut [u8],
+    inputs: Vec<Option<TensorView<'a>>>,
+    outputs: Vec<Option<&'r mut TensorViewMut<'a>>>,
+    read: u64,
+    written: u64,
+}
+
+/// One segment of a table: which rows it covers, and which rows it is where all segments lie packed one after the other.
+#[derive(Clone, Debug)]
+pub(crate) struct Segment {
+    pub(crate) rows: Range<usize>,
+    pub(crate) packed: Range<usize>,
+}
+
+impl Segment {
+    /// All rows of a view that is not packed.
+    pub(crate) fn whole(rows: usize) -> Self {
+        Segment { rows: 0..rows, packed: 0..rows }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.rows.len()
+    }
+}
+
+impl<'r, 'a> Memory<'r, 'a> {
+    /// The bindings of a run, which were checked, beside the arena.
+    pub(crate) fn new(plan: &'r Plan, arena: &'r mut [u8], bindings: &'r mut Bindings<'a>) -> Self {
+        let mut inputs = vec![None; plan.buffers.len()];
+        let mut outputs: Vec<Option<&'r mut TensorViewMut<'a>>> = plan.buffers.iter().map(|_| None).collect();
+        for (id, buffer) in plan.inputs() {
+            inputs[id.index()] = bindings.find_input(&buffer.name);
+        }
+        for (name, view) in bindings.outputs_mut() {
+            if let Some((id, _)) = plan.outputs().find(|(_, buffer)| *buffer.name == *name) {
+                outputs[id.index()] = Some(view);
+            }
+        }
+        Memory { plan, arena, inputs, outputs, read: 0, written: 0 }
+    }
+
+    /// The bytes read and written since the last call.
+    pub(crate) fn take_counts(&mut self) -> (u64, u64) {
+        (std::mem::take(&mut self.read), std::mem::take(&mut self.written))
+    }
+
+    /// The whole arena.
+    pub(crate) fn arena_mut(&mut self) -> &mut [u8] {
+        self.arena
+    }
+
+    /// The element type of a view.
+    pub(crate) fn dtype(&self, view: ViewId) -> DType {
+        self.plan.buffer_of(view).dtype
+    }
+
+    /// The columns of a view.
+    pub(crate) fn features(&self, view: ViewId) -> Result<usize> {
+        size(self.plan.view(view).features)
+    }
+
+    /// Reads a table from its first entry to its last: 8 bytes an offset, 16 a range.
+    pub(crate) fn walk(&mut self, segments: &Segments) -> Result<Vec<Segment>> {
+        let (first, each) = if segments.is_partition() { (8, 8) } else { (0, 16) };
+        self.read += first;
+        let mut walked = Vec::new();
+        let mut before = 0;
+        for range in segments.ranges() {
+            self.read += each;
+            let rows = size(range.start)?..size(range.end)?;
+            let packed = before..before + rows.len();
+            before = packed.end;
+            walked.push(Segment { rows, packed });
+        }
+        Ok(walked)
+    }
+
+    /// Reads feature `feature` of row `index` of a segment of a view.
+    pub(crate) fn load(&mut self, view: ViewId, segment: &Segment, index: usize, feature: usize) -> Result<Bits> {
+        let id = self.plan.view(view).buffer.index();
+        let (row, column) = self.element(view, segment, index, feature)?;
+        let buffer = &self.plan.buffers[id];
+        self.read += buffer.dtype.size_u64();
+        match buffer.place {
+            Place::Input | Place::Param => match &self.inputs[id] {
+                Some(view) => Ok(scalar::load(view, row, column)),
+                None => Err(unbound(buffer)),
+            },
+            Place::Output => match &self.outputs[id] {
+                Some(view) => Ok(scalar::load(&view.as_view(), row, column)),
+                None => Err(unbound(buffer)),
+            },
+            Place::Arena { offset, .. } => {
+                let at = arena_element(buffer, offset, row, column)?;
+                self.arena.get(at).map(scalar::from_bytes).ok_or_else(|| outside(buffer))
+            }
+        }
+    }
+
+    /// Writes feature `feature` of row `index` of a segment of a view.
+    pub(crate) fn store(&mut self, view: ViewId, segment: &Segment, index: usize, feature: usize, bits: Bits) -> Result<()> {
+        let id = self.plan.view(view).buffer.index();
+        let (row, column) = self.element(view, segment, index, feature)?;
+        let buffer = &self.plan.buffers[id];
+        self.written += buffer.dtype.size_u64();
+        match buffer.place {
+            Place::Input | Place::Param => {
+                Err(Error::new(ErrorCode::PlanInvalid, format!("the plan writes input `{}`", buffer.name)).at_level(&*buffer.name))
+            }
+            Place::Output => match &mut self.outputs[id] {
+                Some(view) => {
+                    scalar::store(view, row, column, bits);
+                    Ok(())
+                }
+                None => Err(unbound(buffer)),
+            },
+            Place::Arena { offset, .. } => {
+                let at = arena_element(buffer, offset, row, column)?;
+                scalar::to_bytes(bits, self.arena.get_mut(at).ok_or_else(|| outside(buffer))?);
+                Ok(())
+            }
+        }
+    }
+
+    /// The row and column of a view's buffer that an element lies in.
+    fn element(&self, view: ViewId, segment: &Segment, index: usize, feature: usize) -> Result<(usize, usize)> {
+        let view = self.plan.view(view);
+        let buffer = self.plan.buffer(view.buffer);
+        let width = size(buffer.features)?;
+        let column = size(view.first_column)? + feature;
+        let (row, column) = match view.layout {
+            ViewLayout::Rows => (segment.rows.start + index, column),
+            ViewLayout::Packed { order, .. } => {
+                let in_block = match order {
+                    Order::RowMajor => index * width + column,
+                    Order::FeatureMajor => column * segment.len() + index,
+                };
+                let element = segment.packed.start * width + in_block;
+                (element / width.max(1), element % width.max(1))
+            }
+        };
+        if row >= size(buffer.rows)? || column >= width {
+            return Err(outside(buffer));
+        }
+        Ok((row, column))
+    }
+}
+
+fn arena_element(buffer: &Buffer, offset: u64, row: usize, column: usize) -> Result<Range<usize>> {
+    let start = size(offset)? + (row * size(buffer.features)? + column) * buffer.dtype.size();
+    Ok(start..start + buffer.dtype.size())
+}
+
+#[cold]
+fn outside(buffer: &Buffer) -> Error {
+    Error::new(ErrorCode::PlanInvalid, format!("a step leaves buffer `{}` or its arena", buffer.name)).at_level(&*buffer.name)
+}
+
+#[cold]
+fn unbound(buffer: &Buffer) -> Error {
+    Error::new(ErrorCode::Internal, format!("`{}` is not bound, and the check let it through", buffer.name)).at_level(&*buffer.name)
+}
+
+/// A count as an index on this machine.
+pub(crate) fn size(count: u64) -> Result<usize> {
+    usize::try_from(count).map_err(|_| Error::new(ErrorCode::Overflow, format!("{count} is more than this machine can address")))
+}

@@ -1,0 +1,131 @@
+//! What a plan costs, counted from the plan alone: the one home of these rules.
+//!
+//! With n the rows that a stage folds ([`Table::total_rows`]), S its segments, F the features, and sizes in bytes:
+//!
+//! | step | read | written | copied | flops |
+//! |---|---|---|---|---|
+//! | fold of a view | n₀ · F · size, weights, tables | S · F · size a written reduction | 0 | below |
+//! | fold of a gather | n₀ · (id size + F · size), weights, tables | the same | 0 | below |
+//! | copy.contiguous | n · F · size, the table | n · F · size | = written | 0 |
+//! | copy.stack | rows · F · size | the same | = written | 0 |
+//! | copy.gather | rows · (id size + F · size) | rows · F · size | = written | 0 |
+//! | copy.concat | rows · F · size of each view | the sum of them | = written | 0 |
+//!
+//! - Weights are n · size a weighted reduction. A table is 8 bytes an offset or 16 a range ([`Table::bytes`]), once a stage. What a stage
+//!   hands to the next one is not read from memory and costs nothing.
+//! - A reduction takes n · F operations, or 2 · n · F with weights. A mean divides S · F times, and adds n weights where it has them.
+//!
+//! Counts that do not fit 64 bits stay at the largest number; [`Plan::verify`] refuses the shapes that lead there. Nothing is allocated
+//! for plans of up to 32 arena buffers, so planning can afford it for every batch.
+
+use super::{Buffer, Copy, CopyKind, Cost, Fold, Load, Place, Plan, Reduction, Stage, StepKind, Table, Totals};
+use crate::ids::ViewId;
+use crate::reducer::Reducer;
+use crate::widen_u64;
+use smallvec::SmallVec;
+
+/// What one step of `plan` costs. The steps of the plan themselves are not looked at, so it can still be in the making.
+///
+/// # Panics
+/// If the step names a view, buffer or table that `plan` does not have.
+pub fn step_cost(plan: &Plan, kind: &StepKind) -> Cost {
+    match kind {
+        StepKind::Fold(fold) => fold_cost(plan, fold),
+        StepKind::Copy(copy) => copy_cost(plan, copy),
+    }
+}
+
+/// What all steps cost together, by the [`cost`](super::Step::cost) that each of them carries, and what the arena needs.
+pub fn totals(plan: &Plan) -> Totals {
+    let mut totals = Totals { steps: widen_u64(plan.steps.len()), ..Totals::default() };
+    for step in &plan.steps {
+        totals.read_bytes = totals.read_bytes.saturating_add(step.cost.read);
+        totals.written_bytes = totals.written_bytes.saturating_add(step.cost.written);
+        totals.copied_bytes = totals.copied_bytes.saturating_add(step.cost.copied);
+        totals.flops = totals.flops.saturating_add(step.cost.flops);
+    }
+    (totals.arena_bytes, totals.peak_bytes) = arena(plan);
+    totals
+}
+
+/// The end of the last arena buffer, and the most bytes of arena buffers that are alive during one step.
+fn arena(plan: &Plan) -> (u64, u64) {
+    let mut end = 0u64;
+    // A buffer begins at its first step (1) and is gone before the step after its last (0): at one step, what ends goes first.
+    let mut events: SmallVec<[(u64, u8, u64); 64]> = SmallVec::new();
+    for buffer in &plan.buffers {
+        match buffer.place {
+            Place::Input | Place::Param | Place::Output => {}
+            Place::Arena { offset, first, last } => {
+                end = end.max(offset.saturating_add(buffer.bytes()));
+                events.push((u64::from(first.0), 1, buffer.bytes()));
+                events.push((u64::from(last.0) + 1, 0, buffer.bytes()));
+            }
+        }
+    }
+    events.sort_unstable();
+    let (mut live, mut peak) = (0u64, 0u64);
+    for (_, begins, bytes) in events {
+        live = if begins == 1 { live.saturating_add(bytes) } else { live.saturating_sub(bytes) };
+        peak = peak.max(live);
+    }
+    (end, peak)
+}
+
+fn fold_cost(plan: &Plan, fold: &Fold) -> Cost {
+    let (mut cost, features) = match fold.load {
+        Load::View { values } => (per_row(plan, values), plan.view(values).features),
+        Load::Gather { ids, table } => (per_row(plan, ids).saturating_add(per_row(plan, table)), plan.view(table).features),
+    };
+    let rows = fold.stages.first().map_or(0, |stage| plan.table(stage.table).total_rows);
+    cost = rows.saturating_mul(cost);
+    let mut total = Cost { read: cost, ..Cost::default() };
+    for stage in &fold.stages {
+        add_stage(plan, stage, features, &mut total);
+    }
+    total
+}
+
+fn add_stage(plan: &Plan, stage: &Stage, features: u64, total: &mut Cost) {
+    let table = plan.table(stage.table);
+    total.read = total.read.saturating_add(table.bytes());
+    for reduction in &stage.reductions {
+        if let Some(weights) = reduction.weights {
+            total.read = total.read.saturating_add(table.total_rows.saturating_mul(per_row(plan, weights)));
+        }
+        if reduction.write.is_some() {
+            let row = features.saturating_mul(reduction.dtype.size_u64());
+            total.written = total.written.saturating_add(table.segments.saturating_mul(row));
+        }
+        total.flops = total.flops.saturating_add(reduction_flops(reduction, table, features));
+    }
+}
+
+fn reduction_flops(reduction: &Reduction, table: &Table, features: u64) -> u64 {
+    let elements = table.total_rows.saturating_mul(features);
+    let folded = match reduction.weights {
+        Some(_) => elements.saturating_mul(2),
+        None => elements,
+    };
+    match (reduction.reducer, reduction.weights) {
+        (Reducer::Mean, Some(_)) => folded.saturating_add(table.segments.saturating_mul(features)).saturating_add(table.total_rows),
+        (Reducer::Mean, None) => folded.saturating_add(table.segments.saturating_mul(features)),
+        (Reducer::Sum | Reducer::Max | Reducer::Min | Reducer::Prod, _) => folded,
+    }
+}
+
+fn copy_cost(plan: &Plan, copy: &Copy) -> Cost {
+    let Buffer { rows, .. } = *plan.buffer_of(copy.write);
+    let written = rows.saturating_mul(per_row(plan, copy.write));
+    let row = copy.read.iter().fold(0u64, |row, &view| row.saturating_add(per_row(plan, view)));
+    let (rows, table) = match copy.what {
+        CopyKind::Segments { table } => (plan.table(table).total_rows, plan.table(table).bytes()),
+        CopyKind::Rows | CopyKind::Gather | CopyKind::Columns => (rows, 0),
+    };
+    Cost { read: rows.saturating_mul(row).saturating_add(table), written, copied: written, flops: 0 }
+}
+
+/// The bytes of one row of a view.
+fn per_row(plan: &Plan, view: ViewId) -> u64 {
+    plan.view(view).features.saturating_mul(plan.buffer_of(view).dtype.size_u64())
+}
