@@ -6,6 +6,7 @@
 mod backends;
 mod embed;
 mod failure;
+mod input;
 mod options;
 mod text;
 mod ui;
