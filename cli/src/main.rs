@@ -8,6 +8,8 @@ mod embed;
 mod failure;
 mod input;
 mod options;
+mod output;
+mod table;
 mod text;
 mod ui;
 
