@@ -41,7 +41,7 @@ fn main() {
         let lengths = lengths(words);
         let rounds = if words > 50_000 { 40 } else { 1_000 };
         let [mut tables_us, mut graph_us, mut literal_us, mut default_us] = [const { Vec::new() }; 4];
-        let mut lap = |from: Instant, times: &mut Vec<f64>| times.push(from.elapsed().as_secs_f64() * 1e6);
+        let lap = |from: Instant, times: &mut Vec<f64>| times.push(from.elapsed().as_secs_f64() * 1e6);
         for _ in 0..rounds {
             let start = Instant::now();
             let tables = [0, 1, 2, 3].map(|level: usize| Segments::from_lengths(&lengths[level]).expect("lengths"));
