@@ -1,5 +1,6 @@
 //! Levelfold.
 pub mod backend;
+pub mod check;
 pub mod dtype;
 pub mod engine;
 pub mod error;

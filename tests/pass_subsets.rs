@@ -4,10 +4,11 @@
 mod common;
 
 use common::{Case, Rng, random_case};
-use levelfold::backend::Backend;
+use levelfold::backend::{Backend, Target};
+use levelfold::check;
 use levelfold::optimize::{
-    CollapseLevels, DropUnused, EliminateIdentity, Exactness, FuseGather, FuseLevels, FuseSiblings, FuseTransposeReduce, NoObserver, Pass,
-    Pipeline, PlaceConcat, Planner, ShareTables,
+    CollapseLevels, DropUnused, EliminateIdentity, Exactness, FuseGather, FuseLevels, FuseSiblings, FuseTransposeReduce, NoObserver,
+    OptLevel, Pass, Pipeline, PlaceConcat, Planner, ShareTables,
 };
 use levelfold_cpu::{CpuBackend, Isa, SMALL_BYTES};
 use levelfold_reference::ReferenceBackend;
@@ -33,6 +34,7 @@ fn subset(mask: u32) -> Pipeline {
 fn run(case: &Case, backend: &dyn Backend, pipeline: Pipeline) -> Vec<(String, Vec<u8>)> {
     let planner = Planner::new(backend.target().clone()).pipeline(pipeline);
     let planned = planner.plan_observed(case.graph.clone(), &mut NoObserver).unwrap_or_else(|error| panic!("{case}: {error}"));
+    check::replay(&planned.plan, &case.graph).unwrap_or_else(|error| panic!("{case}: {error}"));
     case.run(backend, planned.plan)
 }
 
@@ -104,5 +106,14 @@ fn every_instruction_set_gives_the_same_bits() {
             let all = (1 << passes().len()) - 1;
             assert_equal(&run(&case, &cpu, subset(all)), &literal, || format!("{case}: {isa}"));
         }
+    }
+}
+
+#[test]
+fn plans_that_reassociate_hold_against_the_original_graph() {
+    for seed in 300..500 {
+        let case = random_case(seed);
+        let planned = Planner::new(Target::new("test")).opt(OptLevel::O2).plan(case.graph.clone()).unwrap();
+        check::replay(&planned.plan, &case.graph).unwrap_or_else(|error| panic!("{case}: {error}"));
     }
 }
