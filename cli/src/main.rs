@@ -8,6 +8,9 @@ mod embed;
 mod failure;
 mod input;
 mod options;
+mod output;
+mod table;
+mod text;
 mod ui;
 
 use clap::{CommandFactory, Parser, Subcommand};
