@@ -158,11 +158,7 @@ impl BenchArgs {
     }
 
     fn options(&self) -> EngineOptions {
-        EngineOptions {
-            opt: OptLevel::O0,
-            without: self.disable_pass.clone(),
-            memory_limit: self.memory_limit.map(|limit| limit.0),
-        }
+        EngineOptions { opt: OptLevel::O0, without: self.disable_pass.clone(), memory_limit: self.memory_limit.map(|limit| limit.0) }
     }
 
     fn threads(&self) -> usize {
@@ -220,12 +216,16 @@ fn reference_outputs(hierarchy: &Hierarchy, inputs: &[Input<'_>]) -> Result<Vec<
 fn wrong_result(contender: &Contender) -> Error {
     let Config { backend, opt } = contender.config;
     let message = match contender.verdict {
-        Verdict::WrongBits { elements } => format!("{elements} element(s) differ from the reference backend's, and this plan keeps every bit"),
+        Verdict::WrongBits { elements } => {
+            format!("{elements} element(s) differ from the reference backend's, and this plan keeps every bit")
+        }
         Verdict::OutOfBound | Verdict::SameBits | Verdict::WithinBound => {
             format!("an element is further from f64 than the bound allows; the largest relative error is {:e}", contender.error)
         }
     };
-    Error::new(ErrorCode::Internal, message).at_level(format!("{} -{opt}", backend.name())).help("please report it, with the spec and the seed")
+    Error::new(ErrorCode::Internal, message)
+        .at_level(format!("{} -{opt}", backend.name()))
+        .help("please report it, with the spec and the seed")
 }
 
 /// Bandwidths, and how many rounds there were.

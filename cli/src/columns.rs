@@ -22,10 +22,12 @@ impl Columns {
     /// As a table in Markdown.
     pub(crate) fn markdown(&self) -> String {
         let line = |cells: &[String]| {
-            let cells: Vec<String> = (0..self.header.len()).map(|column| cells.get(column).map_or(String::new(), |cell| cell.replace('|', "\\|"))).collect();
+            let cells: Vec<String> =
+                (0..self.header.len()).map(|column| cells.get(column).map_or(String::new(), |cell| cell.replace('|', "\\|"))).collect();
             format!("| {} |\n", cells.join(" | "))
         };
-        let rules: Vec<String> = (0..self.header.len()).map(|column| if self.is_numeric(column) { "---:".into() } else { "---".into() }).collect();
+        let rules: Vec<String> =
+            (0..self.header.len()).map(|column| if self.is_numeric(column) { "---:".into() } else { "---".into() }).collect();
         let mut text = line(&self.header) + &line(&rules);
         text.extend(self.rows.iter().map(|row| line(row)));
         text
@@ -108,7 +110,10 @@ mod tests {
 
     #[test]
     fn people_read_three_digits() {
-        assert_eq!((bytes(0), bytes(999), bytes(1000), bytes(1 << 30)), ("0 B".into(), "999 B".into(), "0.98 KiB".into(), "1.00 GiB".into()));
+        assert_eq!(
+            (bytes(0), bytes(999), bytes(1000), bytes(1 << 30)),
+            ("0 B".into(), "999 B".into(), "0.98 KiB".into(), "1.00 GiB".into())
+        );
         assert_eq!((seconds(1.5), seconds(0.0123), seconds(2e-7)), ("1.50 s".into(), "12.3 ms".into(), "0.20 µs".into()));
     }
 }

@@ -62,7 +62,11 @@ struct Difference {
 pub(crate) fn run(args: DiffArgs, ui: &Ui) -> CliResult {
     let (before, after) = (read_plan(&args.before)?, read_plan(&args.after)?);
     let difference = compare(&before, &after);
-    if args.json { ui.print_json(&difference)? } else { ui.print(render(&difference))? }
+    if args.json {
+        ui.print_json(&difference)?
+    } else {
+        ui.print(render(&difference))?
+    }
     if difference.worse { Err(Failure::Verdict) } else { Ok(()) }
 }
 

@@ -17,6 +17,14 @@ pub(crate) fn execute<T>(
     outputs: &mut [Tensor],
     look: impl FnOnce(&RunReport) -> T,
 ) -> Result<T, Error> {
+    prepared.run_with(bind(inputs, outputs)?, look)
+}
+
+/// Inputs and outputs, bound by their names.
+///
+/// # Errors
+/// None that tensors of their own can meet.
+pub(crate) fn bind<'a>(inputs: &[Input<'a>], outputs: &'a mut [Tensor]) -> Result<Bindings<'a>, Error> {
     let mut bindings = Bindings::new();
     for &(name, view) in inputs {
         bindings.bind_input(name, view);
@@ -24,7 +32,7 @@ pub(crate) fn execute<T>(
     for Tensor { name, dtype, shape, bytes } in outputs {
         bindings.bind_output(name, TensorViewMut::from_bytes(bytes.as_mut(), *dtype, *shape)?);
     }
-    prepared.run_with(bindings, look)
+    Ok(bindings)
 }
 
 /// A hash of outputs: their names, types, shapes and bits.

@@ -55,15 +55,15 @@ enum Order {
 }
 
 enum Bytes {
+    /// In the file.
     Mapped {
+        /// The whole of it.
         map: Mmap,
+        /// Where in it.
         data: Range<usize>,
     },
-    /// Of these words, the first so many bytes.
-    Aligned {
-        words: Vec<u64>,
-        len: usize,
-    },
+    /// Not aligned in the file.
+    Copied(AlignedBytes),
 }
 
 impl Scalar {

@@ -1,7 +1,7 @@
 //! Memory for tensors: aligned for every element type.
 
 use levelfold::plan::Buffer;
-use levelfold::{DType, Error, ErrorCode, Plan, TensorView, TensorViewMut, Layout};
+use levelfold::{DType, Error, ErrorCode, Layout, Plan, TensorView};
 use std::sync::Arc;
 
 /// Bytes that begin where any element may.
@@ -75,14 +75,6 @@ impl Tensor {
     /// None that a tensor made by [`zeroed`](Self::zeroed) can meet.
     pub(crate) fn view(&self) -> Result<TensorView<'_>, Error> {
         TensorView::from_bytes(self.bytes.as_ref(), self.dtype, Layout::row_major(self.shape))
-    }
-
-    /// Borrowed to be written.
-    ///
-    /// # Errors
-    /// None that a tensor made by [`zeroed`](Self::zeroed) can meet.
-    pub(crate) fn view_mut(&mut self) -> Result<TensorViewMut<'_>, Error> {
-        TensorViewMut::from_bytes(self.bytes.as_mut(), self.dtype, self.shape)
     }
 }
 

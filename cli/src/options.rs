@@ -47,11 +47,8 @@ impl RunOptions {
     /// # Errors
     /// `backend-unavailable`.
     pub(crate) fn engine(&self, plan: &PlanOptions) -> Result<Engine, Error> {
-        let options = EngineOptions {
-            opt: plan.opt_level,
-            without: plan.disable_pass.clone(),
-            memory_limit: self.memory_limit.map(|limit| limit.0),
-        };
+        let options =
+            EngineOptions { opt: plan.opt_level, without: plan.disable_pass.clone(), memory_limit: self.memory_limit.map(|limit| limit.0) };
         Ok(Engine::with_options(self.open_backend()?, options))
     }
 }

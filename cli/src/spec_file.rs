@@ -63,8 +63,8 @@ pub(crate) fn read_document(path: &Path) -> Result<Document, Error> {
     let text = read_text(path)?;
     // By the words, so that a file that was cut short is still told apart, and gets the errors of what it was.
     let has = |field: &str| {
-        let mut after = text.split(&format!("\"{field}\"")).skip(1);
-        after.any(|rest| rest.trim_start().starts_with(':'))
+        let key = format!("\"{field}\"");
+        text.split(&key).skip(1).any(|rest| rest.trim_start().starts_with(':'))
     };
     let is_plan = (has("version") || has("steps")) && !has("leaves") && !has("levels");
     let document = if is_plan { Plan::from_json(&text).map(Document::Plan) } else { Hierarchy::from_json(&text).map(Document::Spec) };
@@ -89,9 +89,12 @@ impl Loaded {
             if hierarchy.unbound().any(|name| name == bind.name) {
                 segments.push((bind, file));
             } else if let Some(form) = bind.form {
-                return Err(Error::new(ErrorCode::Option, format!("`{}` is no level's segments, so it has no form `{}`", bind.name, form.name()))
-                    .at_level(&*bind.name)
-                    .help("write NAME=FILE"));
+                return Err(Error::new(
+                    ErrorCode::Option,
+                    format!("`{}` is no level's segments, so it has no form `{}`", bind.name, form.name()),
+                )
+                .at_level(&*bind.name)
+                .help("write NAME=FILE"));
             } else {
                 inputs.push((bind.name.clone(), file));
             }

@@ -107,10 +107,7 @@ impl FromStr for TablePath {
     fn from_str(text: &str) -> Result<Self, Error> {
         const EXTENSION: &str = ".safetensors:";
         Ok(match text.rfind(EXTENSION) {
-            Some(at) => TablePath {
-                path: text[..at + EXTENSION.len() - 1].into(),
-                tensor: Some(text[at + EXTENSION.len()..].to_owned()),
-            },
+            Some(at) => TablePath { path: text[..at + EXTENSION.len() - 1].into(), tensor: Some(text[at + EXTENSION.len()..].to_owned()) },
             None => TablePath { path: text.into(), tensor: None },
         })
     }

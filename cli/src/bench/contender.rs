@@ -5,7 +5,7 @@ use super::stats::Samples;
 use crate::backends::BackendName;
 use crate::execute::{Input, execute, hash};
 use crate::memory::{Tensor, output_tensors};
-use levelfold::{EngineOptions, Engine, Error, ErrorCode, Hierarchy, OptLevel, Prepared};
+use levelfold::{Engine, EngineOptions, Error, ErrorCode, Hierarchy, OptLevel, Prepared};
 use std::time::Instant;
 
 /// What is compared: a backend at an optimization level.
@@ -88,17 +88,8 @@ impl Contender {
         outputs.iter_mut().for_each(|output| output.bytes.as_mut().fill(0xff));
         execute(&prepared, inputs, &mut outputs, |_| ())?;
         let grown = before.and_then(|before| Some(status_bytes("VmHWM:")?.saturating_sub(before)));
-        let mut contender = Contender {
-            config,
-            prepared,
-            outputs,
-            hash: 0,
-            verdict: Verdict::SameBits,
-            error: 0.0,
-            grown,
-            runs: 1,
-            samples: Vec::new(),
-        };
+        let mut contender =
+            Contender { config, prepared, outputs, hash: 0, verdict: Verdict::SameBits, error: 0.0, grown, runs: 1, samples: Vec::new() };
         let warm = contender.time(inputs)?;
         if warm < SHORTEST_SAMPLE {
             // Between 1 and 10 000, so the conversion is exact enough.
@@ -115,7 +106,9 @@ impl Contender {
     /// None that prepared outputs can meet.
     pub(super) fn judge(&mut self, reference: &[Tensor], expected: &[Expected]) -> Result<(), Error> {
         let mut holds = true;
-        for (output, expected) in self.outputs.iter().filter_map(|output| Some((output, expected.iter().find(|expected| *expected.name == *output.name)?))) {
+        for (output, expected) in
+            self.outputs.iter().filter_map(|output| Some((output, expected.iter().find(|expected| *expected.name == *output.name)?)))
+        {
             let deviation = oracle::deviation(expected, output)?;
             self.error = self.error.max(deviation.error);
             holds &= deviation.holds;
@@ -147,7 +140,10 @@ impl Contender {
         if hash(&self.outputs) == self.hash {
             return Ok(());
         }
-        Err(Error::new(ErrorCode::Internal, format!("{} at {} gave other bits in a later run", self.config.backend.name(), self.config.opt)))
+        Err(Error::new(
+            ErrorCode::Internal,
+            format!("{} at {} gave other bits in a later run", self.config.backend.name(), self.config.opt),
+        ))
     }
 
     /// Seconds a run.

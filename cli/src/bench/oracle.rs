@@ -149,12 +149,7 @@ fn find<'a>(inputs: &[Input<'a>], name: &str) -> Result<TensorView<'a>, Error> {
     found.ok_or_else(|| Error::new(ErrorCode::NotBound, format!("input `{name}` is not bound")).at_level(name))
 }
 
-fn level_of(
-    level: &Level,
-    source: &Source,
-    inputs: &[Input<'_>],
-    read: impl Fn(usize, &mut [f64], &mut [f64]),
-) -> Result<Folded, Error> {
+fn level_of(level: &Level, source: &Source, inputs: &[Input<'_>], read: impl Fn(usize, &mut [f64], &mut [f64])) -> Result<Folded, Error> {
     let SegmentSource::Inline(segments) = &level.segments else {
         return Err(Error::new(ErrorCode::NotBound, "its segments are not bound").at_level(&*level.name));
     };
@@ -187,7 +182,8 @@ fn level_of(
             fold.finish(range.end - range.start, empty, &mut folded.exact[at..at + width], &mut folded.magnitude[at..at + width]);
         }
     }
-    let widest = level.reduce.iter().map(|&reducer| bound_of(reducer, segments, source, &folded, level.weights.is_some())).fold(0.0, f64::max);
+    let widest =
+        level.reduce.iter().map(|&reducer| bound_of(reducer, segments, source, &folded, level.weights.is_some())).fold(0.0, f64::max);
     folded.bound = widest;
     Ok(folded)
 }
@@ -357,7 +353,12 @@ mod tests {
     fn hierarchy() -> Hierarchy {
         Hierarchy::new(LeavesOf::values("x", DType::F32, 1))
             .level(Level::new("pair", Segments::from_lengths(&[2, 0, 1]).unwrap()).reduce(Reducer::Mean).on_empty(OnEmpty::Fill(2.0)))
-            .level(Level::new("top", Segments::from_lengths(&[3]).unwrap()).reduce_all(&[Reducer::Sum, Reducer::Max, Reducer::Min, Reducer::Prod]))
+            .level(Level::new("top", Segments::from_lengths(&[3]).unwrap()).reduce_all(&[
+                Reducer::Sum,
+                Reducer::Max,
+                Reducer::Min,
+                Reducer::Prod,
+            ]))
     }
 
     #[test]

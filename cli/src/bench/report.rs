@@ -169,7 +169,21 @@ impl Report {
 
     fn columns(&self) -> Columns {
         let mut columns = Columns::new(&[
-            "backend", "opt", "median", "p10-p90", "moved", "copied", "GB/s", "% read bw", "% floor", "vs -O0", "arena+scratch", "grown", "check", "error", "hash",
+            "backend",
+            "opt",
+            "median",
+            "p10-p90",
+            "moved",
+            "copied",
+            "GB/s",
+            "% read bw",
+            "% floor",
+            "vs -O0",
+            "arena+scratch",
+            "grown",
+            "check",
+            "error",
+            "hash",
         ]);
         let percent = |share: f64| format!("{:.0}%", 100.0 * share);
         for row in &self.rows {

@@ -87,13 +87,9 @@ impl Workload {
         });
         let features = size.features.unwrap_or(match self {
             Workload::Wide => 1024,
-            Workload::Text
-            | Workload::Lookup
-            | Workload::Skewed
-            | Workload::Tiny
-            | Workload::Deep
-            | Workload::Flat
-            | Workload::Ones => FEATURES,
+            Workload::Text | Workload::Lookup | Workload::Skewed | Workload::Tiny | Workload::Deep | Workload::Flat | Workload::Ones => {
+                FEATURES
+            }
         });
         let leaves = match self {
             Workload::Lookup => Leaves::lookup("char", DType::U8, size.dtype, 256, features),
@@ -269,6 +265,10 @@ mod tests {
         assert_eq!(one, Workload::Text.hierarchy(&size(5000)).unwrap());
         assert_ne!(one, Workload::Text.hierarchy(&Size { seed: 8, ..size(5000) }).unwrap());
         let units: Vec<f32> = (0..1000).map(|index| random::unit(random::at(3, 4, index))).collect();
-        assert!(units.iter().all(|unit| (-1.0..1.0).contains(unit)) && units.iter().any(|&unit| unit < -0.9) && units.iter().any(|&unit| unit > 0.9));
+        assert!(
+            units.iter().all(|unit| (-1.0..1.0).contains(unit))
+                && units.iter().any(|&unit| unit < -0.9)
+                && units.iter().any(|&unit| unit > 0.9)
+        );
     }
 }
