@@ -4,7 +4,7 @@
 //! 2. *assign views*: slices, transposes, squeezes and renames are views; what is left writes a buffer: an output's own memory where an
 //!    output names the value, its columns where a concat was placed, the arena else.
 //! 3. *place the arena*: lifetimes first, then offsets, the largest buffer first.
-//! 4. *count the cost*: see [`Cost`](crate::plan::Cost).
+//! 4. *count the cost*: see [`Cost`].
 
 mod arena;
 mod views;
