@@ -248,16 +248,16 @@ fn absurd_numbers_do_not_overflow() {
             |plan, number| plan.tables[0].rows = number,
             |plan, number| plan.tables[0].total_rows = number,
             |plan, number| plan.tables[0].segments = number,
-            |plan, number| plan.buffers[1].rows = number,
-            |plan, number| plan.buffers[1].features = number,
+            |plan, number| plan.buffers[0].rows = number,
+            |plan, number| plan.buffers[2].features = number,
             |plan, number| plan.views[0].first_column = number,
             |plan, number| plan.views[0].features = number,
             |plan, number| arena(plan).for_each(|(offset, ..)| *offset = number),
         ];
-        for change in changes {
+        for (index, change) in changes.into_iter().enumerate() {
             let mut plan = plan(OptLevel::O0);
             change(&mut plan, number);
-            assert!(plan.verify().is_err());
+            assert!(plan.verify().is_err(), "change {index} to {number}");
             // Printing a broken plan is no reason to fall over either.
             let _ = (plan.to_string(), plan.to_dot(), plan.to_json());
         }
