@@ -134,7 +134,8 @@ impl Reader {
         for (index, node) in levels.iter().enumerate() {
             let place = fields.at("levels").item(index);
             let level = self.level(node, place.clone(), &mut below);
-            let name = level.as_ref().map(|level| level.name.to_string());
+            // Also of a level with errors of its own.
+            let name = name_of(node);
             if let Some(name) = &name
                 && let Some(first) = names.iter().position(|known| known.as_ref() == Some(name))
             {
