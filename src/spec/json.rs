@@ -594,4 +594,6 @@ fn level_to_json(level: &Level) -> Map {
 }
 
 #[cfg(test)]
+mod schema_tests;
+#[cfg(test)]
 mod tests;
