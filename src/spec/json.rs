@@ -134,7 +134,8 @@ impl Reader {
         for (index, node) in levels.iter().enumerate() {
             let place = fields.at("levels").item(index);
             let level = self.level(node, place.clone(), &mut below);
-            let name = level.as_ref().map(|level| level.name.to_string());
+            // Also of a level with errors of its own.
+            let name = name_of(node);
             if let Some(name) = &name
                 && let Some(first) = names.iter().position(|known| known.as_ref() == Some(name))
             {
@@ -592,5 +593,7 @@ fn level_to_json(level: &Level) -> Map {
     map
 }
 
+#[cfg(test)]
+mod schema_tests;
 #[cfg(test)]
 mod tests;
