@@ -131,8 +131,16 @@ fn maximum_and_minimum_are_those_of_ieee_754_2019() {
     for a in numbers {
         for b in numbers {
             let same = |got: f64, wanted: f64| (got.is_nan() && wanted.is_nan()) || got.to_bits() == wanted.to_bits();
-            assert!(same(Accumulator::maximum(a, b), chosen(a, b, |a, b| a > b)), "max of {a:?} and {b:?}: {:?}", Accumulator::maximum(a, b));
-            assert!(same(Accumulator::minimum(a, b), chosen(a, b, |a, b| a < b)), "min of {a:?} and {b:?}: {:?}", Accumulator::minimum(a, b));
+            assert!(
+                same(Accumulator::maximum(a, b), chosen(a, b, |a, b| a > b)),
+                "max of {a:?} and {b:?}: {:?}",
+                Accumulator::maximum(a, b)
+            );
+            assert!(
+                same(Accumulator::minimum(a, b), chosen(a, b, |a, b| a < b)),
+                "min of {a:?} and {b:?}: {:?}",
+                Accumulator::minimum(a, b)
+            );
             let (a, b) = (a as f32, b as f32);
             let narrow = |got: f32, wanted: f64| same(f64::from(got), wanted);
             assert!(narrow(Accumulator::maximum(a, b), chosen(a.into(), b.into(), |a, b| a > b)), "max of {a:?} and {b:?}");
