@@ -382,6 +382,10 @@ impl LevelGraph {
             .collect()
     }
 
+    pub(crate) fn origin_parts(&self, origin: Origin) -> (Arc<str>, &'static str) {
+        (self.levels[crate::widen(origin.level)].clone(), origin.op.name())
+    }
+
     /// The level that a node belongs to.
     pub fn level_name(&self, node: NodeId) -> &Arc<str> {
         &self.levels[crate::widen(self.node(node).level)]

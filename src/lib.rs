@@ -1,18 +1,25 @@
 //! Levelfold.
 pub mod backend;
 pub mod dtype;
+pub mod engine;
 pub mod error;
 pub mod graph;
 pub mod ids;
+pub mod lower;
 pub mod numerics;
+pub mod optimize;
 pub mod plan;
 pub mod reducer;
 pub mod segments;
 pub mod spec;
 pub mod tensor;
 
+pub use backend::Bindings;
 pub use dtype::DType;
+pub use engine::{Engine, EngineOptions, Prepared};
 pub use error::{Error, ErrorCode, Result};
+pub use optimize::OptLevel;
+pub use plan::Plan;
 pub use reducer::{OnEmpty, Reducer};
 pub use segments::Segments;
 pub use spec::{Hierarchy, Leaves, Level};

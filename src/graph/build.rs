@@ -1,6 +1,6 @@
 //! Building a graph by hand: any DAG of levels.
 
-use super::{ConcatHow, FoldLoad, GraphTable, LevelGraph, Node, Op, OpName, Origin, Reduction, Role, Stage, Value, ValueType};
+use super::{ConcatHow, GraphTable, LevelGraph, Node, Op, OpName, Origin, Reduction, Role, Value, ValueType};
 use crate::dtype::DType;
 use crate::error::{Error, ErrorCode, Result};
 use crate::ids::TableId;
@@ -311,9 +311,4 @@ impl GraphBuilder {
         });
         u32::try_from(index).unwrap_or(u32::MAX)
     }
-}
-
-/// A fold of one level, as passes make it.
-pub(crate) fn single_stage(table: TableId, reduction: Reduction) -> Op {
-    Op::Fold { load: FoldLoad::Rows, stages: smallvec![Stage { table, feed: 0, reductions: smallvec![reduction] }] }
 }

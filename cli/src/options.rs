@@ -1,0 +1,95 @@
+//! Options that several commands share.
+
+use levelfold::error::suggestion;
+use levelfold::{Error, ErrorCode};
+use std::str::FromStr;
+
+/// Where and how plans run.
+#[derive(clap::Args, Clone, Debug)]
+pub(crate) struct RunOptions {
+    /// The backend that runs the plan (see `levelfold backends`)
+    #[arg(long, default_value = "cpu", value_name = "NAME")]
+    pub(crate) backend: String,
+
+    /// Threads of the cpu backend; all cores without it. Results have the same bits for any number
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub(crate) threads: Option<u32>,
+
+    /// The most memory for inputs, tables, outputs, arena and scratch together: bytes, or with K, M, G, T (powers of 1024)
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) memory_limit: Option<ByteSize>,
+}
+
+/// How plans are made.
+#[derive(clap::Args, Clone, Debug)]
+pub(crate) struct PlanOptions {
+    /// Optimization: 0 runs the literal program, 1 removes copies and keeps every bit, 2 may reassociate
+    #[arg(short = 'O', long = "opt-level", default_value_t = 1, value_name = "LEVEL", value_parser = clap::value_parser!(u8).range(0..=2))]
+    pub(crate) opt_level: u8,
+
+    /// Leaves a pass out; may be given several times
+    #[arg(long, value_name = "PASS")]
+    pub(crate) disable_pass: Vec<String>,
+}
+
+/// A number of bytes, written as `4096`, `64K`, `512M`, `2G` or `1T`: suffixes are powers of 1024, and `KiB`, `KB` and `k` mean the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct ByteSize(pub(crate) u64);
+
+impl FromStr for ByteSize {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let digits = text.bytes().take_while(|byte| byte.is_ascii_digit() || *byte == b'.').count();
+        let (number, unit) = text.split_at(digits);
+        let bad = || {
+            Error::new(ErrorCode::Option, format!("`{text}` is not a number of bytes"))
+                .help("write for instance 4096, 64K, 512M or 2G; the suffixes are powers of 1024")
+        };
+        let shift = match unit.to_ascii_lowercase().as_str() {
+            "" | "b" => 0,
+            "k" | "kb" | "kib" => 10,
+            "m" | "mb" | "mib" => 20,
+            "g" | "gb" | "gib" => 30,
+            "t" | "tb" | "tib" => 40,
+            _ => return Err(bad()),
+        };
+        let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+        if whole.is_empty() || !fraction.bytes().all(|byte| byte.is_ascii_digit()) || (shift == 0 && number.contains('.')) {
+            return Err(bad());
+        }
+        let too_large = || Error::new(ErrorCode::Overflow, format!("{text} is more than 64 bits hold"));
+        let unit = 1u128 << shift;
+        let mut bytes = whole.parse::<u128>().map_err(|_| too_large())?.checked_mul(unit).ok_or_else(too_large)?;
+        if !fraction.is_empty() {
+            let scale = 10u128.checked_pow(u32::try_from(fraction.len()).unwrap_or(u32::MAX)).ok_or_else(bad)?;
+            bytes += fraction.parse::<u128>().map_err(|_| bad())?.checked_mul(unit).ok_or_else(bad)? / scale;
+        }
+        u64::try_from(bytes).map(ByteSize).map_err(|_| too_large())
+    }
+}
+
+/// One of a fixed set of words, or an error that suggests the nearest.
+pub(crate) fn one_of<T: Copy>(what: &str, word: &str, known: &[(&str, T)]) -> Result<T, Error> {
+    known.iter().find(|(name, _)| *name == word).map(|(_, value)| *value).ok_or_else(|| {
+        let names: Vec<&str> = known.iter().map(|(name, _)| *name).collect();
+        Error::new(ErrorCode::UnknownWord, format!("unknown {what} `{word}`")).help(suggestion(word, &names))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn byte_sizes_are_powers_of_1024() {
+        for (text, bytes) in
+            [("0", 0), ("4096", 4096), ("64K", 65536), ("1.5k", 1536), ("512MiB", 536_870_912), ("2gb", 2_147_483_648), ("1T", 1 << 40)]
+        {
+            assert_eq!(text.parse::<ByteSize>().unwrap(), ByteSize(bytes), "{text}");
+        }
+        for text in ["", "K", "-1", "1x", "1.5", "1..5K", ".5K", "1 G", "99999999999T", "340282366920938463463374607431768211456"] {
+            assert!(text.parse::<ByteSize>().is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,304 @@
+//! What passes decided, as data. `Display` renders one line for people.
+
+use crate::graph::{LevelGraph, Origins};
+use crate::ids::NodeId;
+use smallvec::SmallVec;
+use std::fmt;
+use std::sync::Arc;
+
+/// The user's operations that something stands for, as (level, operation) names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Names(SmallVec<[(Arc<str>, &'static str); 4]>);
+
+impl Names {
+    pub(crate) fn of(graph: &LevelGraph, node: NodeId) -> Names {
+        Names::of_origins(graph, &graph.node(node).origins)
+    }
+
+    pub(crate) fn of_origins(graph: &LevelGraph, origins: &Origins) -> Names {
+        Names(origins.iter().map(|origin| graph.origin_parts(*origin)).collect())
+    }
+
+    /// The (level, operation) pairs.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(level, op)| (&**level, *op))
+    }
+}
+
+/// The operations of one level as the literal program has them.
+const LITERAL: [&str; 6] = ["slice", "transpose", "contiguous", "reduce", "stack", "squeeze"];
+
+impl fmt::Display for Names {
+    /// `word.slice+transpose+reduce`: operations of one level are joined. All six of a literal level are just `word`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, level) in self.0.chunk_by(|a, b| a.0 == b.0).enumerate() {
+            let space = if index > 0 { " " } else { "" };
+            let ops: SmallVec<[&str; 6]> = level.iter().map(|(_, op)| *op).collect();
+            if ops[..] == LITERAL {
+                write!(f, "{space}{}", level[0].0)?;
+            } else {
+                write!(f, "{space}{}.{}", level[0].0, ops.join("+"))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Why a rewriting was not made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// Something else takes the result too.
+    UsedElsewhere,
+    /// The result is an output, so it has to be written anyway.
+    IsOutput,
+    /// The table of the upper level is not an ordered partition: its rows are not done in order.
+    NotPartition,
+    /// Fusing would make one piece of work too long to balance over threads.
+    UnitTooLong {
+        /// The leaf rows of the largest unit.
+        unit: u64,
+        /// The most that the target allows here.
+        limit: u64,
+    },
+    /// One of the two needs what the other makes.
+    Depends,
+    /// What is read is not rows in memory.
+    NotRows,
+    /// Some segment of the lower level is empty: its row would be missed.
+    EmptySegments,
+    /// Bits would change; the level of optimization forbids it.
+    WouldReassociate,
+    /// The two reducers do not combine.
+    ReducersDiffer,
+    /// A type in between rounds.
+    RoundsBetween,
+    /// Weights stand in between.
+    Weighted,
+    /// A part of a concat cannot be written in place.
+    CannotBePlaced(&'static str),
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Refusal::UsedElsewhere => f.write_str("its result is used elsewhere too"),
+            Refusal::IsOutput => f.write_str("its result is kept, so it is written anyway"),
+            Refusal::NotPartition => f.write_str("the upper segments do not partition their rows in order"),
+            Refusal::UnitTooLong { unit, limit } => {
+                write!(f, "one unit of work would have {unit} leaf rows, more than the {limit} that balance over threads")
+            }
+            Refusal::Depends => f.write_str("one needs what the other makes"),
+            Refusal::NotRows => f.write_str("what it reads is not rows in memory"),
+            Refusal::EmptySegments => f.write_str("the lower level has empty segments"),
+            Refusal::WouldReassociate => f.write_str("it would change how sums are bracketed (allowed at -O2)"),
+            Refusal::ReducersDiffer => f.write_str("the reducers of the two levels do not combine"),
+            Refusal::RoundsBetween => f.write_str("the level between is rounded to a type of its own"),
+            Refusal::Weighted => f.write_str("weights stand in between"),
+            Refusal::CannotBePlaced(reason) => f.write_str(reason),
+        }
+    }
+}
+
+/// What a pass did, or did not do and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// share-tables: two levels have equal segments.
+    SharedTable {
+        /// The table that stays.
+        kept: Arc<str>,
+        /// The table that is gone.
+        dropped: Arc<str>,
+    },
+    /// eliminate-identity: operations that changed nothing are gone.
+    RemovedIdentity {
+        /// Which.
+        ops: Names,
+        /// Bytes that are no longer copied.
+        copied_bytes: u64,
+    },
+    /// fuse-transpose-reduce: a literal chain became one fold over a view.
+    FusedReduce {
+        /// The chain.
+        ops: Names,
+        /// Bytes that are no longer copied.
+        copied_bytes: u64,
+    },
+    /// fuse-transpose-reduce: a reduce stays as it is.
+    RefusedReduce {
+        /// The reduce.
+        ops: Names,
+        /// Why.
+        reason: Refusal,
+    },
+    /// fuse-gather: a fold looks its rows up.
+    FusedGather {
+        /// The lookup.
+        gather: Names,
+        /// The folds that look up now.
+        folds: u32,
+        /// Bytes of looked-up rows that are no longer written.
+        copied_bytes: u64,
+    },
+    /// fuse-gather: a lookup is written out.
+    RefusedGather {
+        /// The lookup.
+        gather: Names,
+        /// Why.
+        reason: Refusal,
+    },
+    /// fuse-siblings: two folds over one input and table read it once.
+    FusedSiblings {
+        /// The fold that takes the other in.
+        first: Names,
+        /// The other.
+        second: Names,
+        /// Bytes that are no longer read.
+        read_bytes: u64,
+    },
+    /// fuse-siblings: two folds over one input and table stay apart.
+    RefusedSiblings {
+        /// One fold.
+        first: Names,
+        /// The other.
+        second: Names,
+        /// Why.
+        reason: Refusal,
+    },
+    /// fuse-levels: a fold feeds the next from registers.
+    FusedLevels {
+        /// The lower fold.
+        lower: Names,
+        /// The upper fold.
+        upper: Names,
+        /// Bytes that are no longer read.
+        read_bytes: u64,
+        /// Bytes that are no longer written.
+        written_bytes: u64,
+        /// The leaf rows of the largest unit of work.
+        unit: u64,
+    },
+    /// fuse-levels: two levels stay apart.
+    RefusedLevels {
+        /// The lower fold.
+        lower: Names,
+        /// The upper fold.
+        upper: Names,
+        /// Why.
+        reason: Refusal,
+    },
+    /// collapse-levels: two levels became one by composed segments.
+    Collapsed {
+        /// The lower fold, gone.
+        lower: Names,
+        /// The upper fold.
+        upper: Names,
+        /// Rows of the level between that are never made.
+        rows: u64,
+    },
+    /// collapse-levels: two levels stay two.
+    RefusedCollapse {
+        /// The lower fold.
+        lower: Names,
+        /// The upper fold.
+        upper: Names,
+        /// Why.
+        reason: Refusal,
+    },
+    /// place-concat: the parts of a concat are written where they belong.
+    PlacedConcat {
+        /// The concat.
+        concat: Names,
+        /// Bytes that are no longer copied.
+        copied_bytes: u64,
+    },
+    /// place-concat: a concat is copied together.
+    RefusedConcat {
+        /// The concat.
+        concat: Names,
+        /// Why.
+        reason: Refusal,
+    },
+    /// drop-unused: a fold makes only what somebody takes.
+    TrimmedFold {
+        /// The fold.
+        ops: Names,
+        /// How many of its reductions are gone.
+        reductions: u32,
+    },
+    /// drop-unused: what no output needs is gone.
+    DroppedUnused {
+        /// Which operations.
+        ops: Names,
+    },
+}
+
+impl Decision {
+    /// Whether something was left as it was.
+    pub fn is_refusal(&self) -> bool {
+        match self {
+            Decision::RefusedReduce { .. }
+            | Decision::RefusedGather { .. }
+            | Decision::RefusedSiblings { .. }
+            | Decision::RefusedLevels { .. }
+            | Decision::RefusedCollapse { .. }
+            | Decision::RefusedConcat { .. } => true,
+            Decision::SharedTable { .. }
+            | Decision::RemovedIdentity { .. }
+            | Decision::FusedReduce { .. }
+            | Decision::FusedGather { .. }
+            | Decision::FusedSiblings { .. }
+            | Decision::FusedLevels { .. }
+            | Decision::Collapsed { .. }
+            | Decision::PlacedConcat { .. }
+            | Decision::TrimmedFold { .. }
+            | Decision::DroppedUnused { .. } => false,
+        }
+    }
+
+    /// The pass that decided.
+    pub fn pass(&self) -> &'static str {
+        match self {
+            Decision::SharedTable { .. } => "share-tables",
+            Decision::RemovedIdentity { .. } => "eliminate-identity",
+            Decision::FusedReduce { .. } | Decision::RefusedReduce { .. } => "fuse-transpose-reduce",
+            Decision::FusedGather { .. } | Decision::RefusedGather { .. } => "fuse-gather",
+            Decision::FusedSiblings { .. } | Decision::RefusedSiblings { .. } => "fuse-siblings",
+            Decision::FusedLevels { .. } | Decision::RefusedLevels { .. } => "fuse-levels",
+            Decision::Collapsed { .. } | Decision::RefusedCollapse { .. } => "collapse-levels",
+            Decision::PlacedConcat { .. } | Decision::RefusedConcat { .. } => "place-concat",
+            Decision::TrimmedFold { .. } | Decision::DroppedUnused { .. } => "drop-unused",
+        }
+    }
+}
+
+impl fmt::Display for Decision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let verb = if self.is_refusal() { "kept" } else { "done" };
+        write!(f, "{:<21} {verb}  ", self.pass())?;
+        match self {
+            Decision::SharedTable { kept, dropped } => write!(f, "{dropped} has the segments of {kept}"),
+            Decision::RemovedIdentity { ops, copied_bytes } => write!(f, "{ops} changes nothing: {copied_bytes} B not copied"),
+            Decision::FusedReduce { ops, copied_bytes } => write!(f, "{ops} is one fold over a view: {copied_bytes} B not copied"),
+            Decision::RefusedReduce { ops, reason } => write!(f, "{ops} stays: {reason}"),
+            Decision::FusedGather { gather, folds, copied_bytes } => {
+                write!(f, "{gather} is looked up by {folds} fold(s): {copied_bytes} B not written out")
+            }
+            Decision::RefusedGather { gather, reason } => write!(f, "{gather} is written out: {reason}"),
+            Decision::FusedSiblings { first, second, read_bytes } => {
+                write!(f, "{first} and {second} share one read: {read_bytes} B not read again")
+            }
+            Decision::RefusedSiblings { first, second, reason } => write!(f, "{first} and {second} read apart: {reason}"),
+            Decision::FusedLevels { lower, upper, read_bytes, written_bytes, unit } => write!(
+                f,
+                "{lower} feeds {upper} from registers: {read_bytes} B not read, {written_bytes} B not written; units of up to {unit} leaf rows"
+            ),
+            Decision::RefusedLevels { lower, upper, reason } => write!(f, "{lower} and {upper} stay two steps: {reason}"),
+            Decision::Collapsed { lower, upper, rows } => write!(f, "{lower} and {upper} are one level: {rows} rows never made"),
+            Decision::RefusedCollapse { lower, upper, reason } => write!(f, "{lower} and {upper} stay two levels: {reason}"),
+            Decision::PlacedConcat { concat, copied_bytes } => write!(f, "{concat} is written in place: {copied_bytes} B not copied"),
+            Decision::RefusedConcat { concat, reason } => write!(f, "{concat} is copied together: {reason}"),
+            Decision::TrimmedFold { ops, reductions } => write!(f, "{ops}: nobody takes {reductions} of its results"),
+            Decision::DroppedUnused { ops } => write!(f, "{ops} reaches no output"),
+        }
+    }
+}
