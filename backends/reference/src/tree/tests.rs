@@ -159,7 +159,7 @@ fn products_stay_inside_the_bound() {
         let values: Vec<f32> = (0..n)
             .map(|_| {
                 let (up, down) =
-                    if threes < 30 && random.next() % 4 == 0 { (1, 2) } else { (0, i32::from(twos > 0) - i32::from(twos < 0)) };
+                    if threes < 30 && random.next().is_multiple_of(4) { (1, 2) } else { (0, i32::from(twos > 0) - i32::from(twos < 0)) };
                 let sign = random.next() & 1 == 1;
                 threes += up;
                 twos -= down;
