@@ -3,7 +3,7 @@
 //! The [builder](GraphBuilder) makes the *literal* graph (§ the published program: slice, transpose, contiguous, reduce, stack,
 //! squeeze); [passes](crate::optimize) rewrite it; [lowering](crate::lower) turns it into a plan.
 //!
-//! *Invariant:* each node carries the types of its results, which [`infer`] computes again from its operands; [`LevelGraph::verify`]
+//! *Invariant:* each node carries the types of its results, which type inference computes again from its operands; [`LevelGraph::verify`]
 //! holds them against each other. *Invariant:* the order of operands is the weight of an edge, never the order of neighbours.
 //! *Invariant:* a node's origins name the user's operations that it stands for, so decisions and plans can name them after node ids
 //! were reused.

@@ -1,5 +1,39 @@
-//! Levelfold.
+//! Levelfold plans and runs *hierarchy reduction*: ragged groups of vectors are folded level by level (characters, words, sentences, a document)
+//! until one vector is left. Nothing is padded, nothing is copied to be contiguous, and results have the same bits for any number of threads.
+//!
+//! # Should I use this?
+//!
+//! Yes, if you pool rows into groups of any length (an embedding bag, a segment reduction, mean pooling over words and then sentences), want
+//! several levels at once, need the same bits every time, or want to see what a reduction costs before it runs. For one dense axis of a rectangular array, an
+//! array library will do. There are no encoders between levels and no gradients yet.
+//!
+//! # A tour
+//!
+//! - [`Segments`] says which rows make a group; [`Hierarchy`] puts levels on top of each other; [`graph::GraphBuilder`] takes any other shape.
+//! - [`optimize::Planner`] turns that into a [`Plan`]: plain data that prints, compares, and reads back.
+//! - [`Plan::verify`] and [`check::replay`] hold a plan against its rules, and against what was asked.
+//! - [`backend`] is what a backend implements; `levelfold-cpu` and `levelfold-reference` do.
+//! - [`Engine`] does it all: [`Engine::prepare`], then [`Prepared::run`] over [`Bindings`] that borrow your memory.
+//! - [`numerics`] is the arithmetic that every backend follows.
+//!
+//! ```
+//! use levelfold::backend::Target;
+//! use levelfold::optimize::Planner;
+//! use levelfold::{DType, Hierarchy, Leaves, Level, Reducer, Segments};
+//!
+//! # fn main() -> levelfold::Result<()> {
+//! let hierarchy = Hierarchy::new(Leaves::values("char", DType::F32, 64))
+//!     .level(Level::new("word", Segments::from_lengths(&[5, 3, 4, 7])?).reduce(Reducer::Mean))
+//!     .level(Level::new("sentence", Segments::from_lengths(&[3, 1])?).reduce(Reducer::Mean));
+//! let planned = Planner::new(Target::new("cpu")).plan(hierarchy.graph()?)?;
+//! assert_eq!(planned.plan.totals.copied_bytes, 0);
+//! assert!(planned.plan.literal.copied_bytes > 0);
+//! println!("{}", planned.plan); // every step, every byte
+//! # Ok(())
+//! # }
+//! ```
 pub mod backend;
+pub mod check;
 pub mod dtype;
 pub mod engine;
 pub mod error;

@@ -4,7 +4,7 @@
 //! 2. *assign views*: slices, transposes, squeezes and renames are views; what is left writes a buffer: an output's own memory where an
 //!    output names the value, its columns where a concat was placed, the arena else.
 //! 3. *place the arena*: lifetimes first, then offsets, the largest buffer first.
-//! 4. *count the cost*: see [`Cost`](crate::plan::Cost).
+//! 4. *count the cost*: see [`Cost`].
 
 mod arena;
 mod views;
@@ -23,6 +23,27 @@ use views::Storage;
 /// # Errors
 /// `unsupported` where the target does not take a step, with its reason; `overflow` where bytes do not fit 64 bits.
 pub fn lower(graph: &LevelGraph, target: &Target, literal: Option<Totals>) -> Result<Plan> {
+    lower_in(graph, target, literal, Detail::Full)
+}
+
+/// What the literal program of a graph costs: the totals of its plan, without the names that make a plan readable.
+///
+/// # Errors
+/// `overflow` where bytes do not fit 64 bits.
+pub(crate) fn literal_totals(graph: &LevelGraph, target: &Target) -> Result<Totals> {
+    let anything = Target { supports: |_| Ok(()), ..target.clone() };
+    lower_in(graph, &anything, None, Detail::CostOnly).map(|plan| plan.totals)
+}
+
+/// How much of a plan is wanted.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Detail {
+    Full,
+    /// Steps and buffers without origins and names of their own, which take longer to make than all the rest.
+    CostOnly,
+}
+
+fn lower_in(graph: &LevelGraph, target: &Target, literal: Option<Totals>, detail: Detail) -> Result<Plan> {
     let mut plan = Plan {
         version: PLAN_VERSION,
         target: target.name.clone(),
@@ -36,7 +57,7 @@ pub fn lower(graph: &LevelGraph, target: &Target, literal: Option<Totals>) -> Re
     };
     let order = graph.topological();
     let tables = describe_tables(graph, &order, &mut plan);
-    let mut lowering = Lowering { graph, tables, storage: Storage::new(graph, &order), plan };
+    let mut lowering = Lowering { graph, tables, storage: Storage::new(graph, &order, detail), plan, detail };
     for &node in &order {
         lowering.node(node)?;
     }
@@ -110,6 +131,7 @@ struct Lowering<'a> {
     tables: SmallVec<[Option<TableId>; 8]>,
     storage: Storage,
     plan: Plan,
+    detail: Detail,
 }
 
 impl Lowering<'_> {
@@ -206,7 +228,11 @@ impl Lowering<'_> {
     }
 
     fn step(&mut self, node: NodeId, kind: StepKind) {
-        self.plan.steps.push(Step { kind, origin: self.graph.origin_names(node), cost: Cost::default() });
+        let origin = match self.detail {
+            Detail::Full => self.graph.origin_names(node),
+            Detail::CostOnly => Vec::new(),
+        };
+        self.plan.steps.push(Step { kind, origin, cost: Cost::default() });
     }
 
     /// Outputs whose value already has a place of its own (an input, or another output) are copied there.

@@ -31,7 +31,7 @@ pub use share_tables::ShareTables;
 use crate::backend::Target;
 use crate::error::{Error, ErrorCode, Result, suggestion};
 use crate::graph::LevelGraph;
-use crate::lower::lower;
+use crate::lower::{literal_totals, lower};
 use crate::plan::Plan;
 use std::fmt;
 use std::str::FromStr;
@@ -244,7 +244,7 @@ impl Planner {
         if self.pipeline.passes.is_empty() {
             return Ok(Planned { plan: lower(&graph, &self.target, None)?, decisions: Vec::new() });
         }
-        let literal = lower(&graph, &Target { supports: |_| Ok(()), ..self.target.clone() }, None)?.totals;
+        let literal = literal_totals(&graph, &self.target)?;
         let decisions = self.pipeline.run(&mut graph, &self.target, observer)?;
         let plan = lower(&graph, &self.target, Some(literal))?;
         if cfg!(debug_assertions) {

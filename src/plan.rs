@@ -8,6 +8,8 @@
 
 pub mod cost;
 mod dot;
+#[cfg(test)]
+pub(crate) mod fixtures;
 mod json;
 mod text;
 mod verify;
@@ -392,7 +394,7 @@ pub struct Totals {
 impl Totals {
     /// Bytes read and written.
     pub fn moved_bytes(&self) -> u64 {
-        self.read_bytes + self.written_bytes
+        self.read_bytes.saturating_add(self.written_bytes)
     }
 }
 
@@ -496,8 +498,9 @@ impl Plan {
             let mut need = |view: ViewId, rows: u64| {
                 let view = self.view(view);
                 let buffer = self.buffer(view.buffer);
-                let bytes = rows.min(buffer.rows) * view.features * buffer.dtype.size_u64();
-                needed[view.buffer.index()] = (needed[view.buffer.index()] + bytes).min(buffer.bytes());
+                let bytes = rows.min(buffer.rows).saturating_mul(view.features).saturating_mul(buffer.dtype.size_u64());
+                let needed = &mut needed[view.buffer.index()];
+                *needed = needed.saturating_add(bytes).min(buffer.bytes());
             };
             match &step.kind {
                 StepKind::Fold(fold) => {
@@ -526,8 +529,11 @@ impl Plan {
                 }
             }
         }
-        let inputs: u64 = self.inputs().map(|(id, _)| needed[id.index()]).sum();
-        let tables: u64 = self.tables.iter().zip(tables).filter(|(_, used)| *used).map(|(table, _)| table.bytes()).sum();
-        Floor { read: inputs + tables, written: self.outputs().map(|(_, buffer)| buffer.bytes()).sum() }
+        let inputs = self.inputs().map(|(id, _)| needed[id.index()]);
+        let tables = self.tables.iter().zip(tables).filter(|(_, used)| *used).map(|(table, _)| table.bytes());
+        Floor {
+            read: inputs.chain(tables).fold(0, u64::saturating_add),
+            written: self.outputs().map(|(_, buffer)| buffer.bytes()).fold(0, u64::saturating_add),
+        }
     }
 }

@@ -3,6 +3,11 @@
 //! A [`Hierarchy`] is the builder form. It lowers each level to the literal operations of the published program, nothing cleverer: making
 //! it fast is the optimizer's work.
 
+mod json;
+mod node;
+
+pub use json::SPEC_SCHEMA;
+
 use crate::dtype::DType;
 use crate::error::{Error, ErrorCode, Result};
 use crate::graph::{GraphBuilder, LevelGraph, Reduce, Value};

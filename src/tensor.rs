@@ -210,6 +210,11 @@ impl<'a> TensorView<'a> {
         self.layout
     }
 
+    /// The start of the buffer, for an executable that reads through addresses.
+    pub fn as_ptr(&self) -> *const u8 {
+        self.bytes.as_ptr()
+    }
+
     /// The whole buffer as typed elements, or `None` where `T` is not the element type.
     pub fn elements<T: Element>(&self) -> Option<&'a [T]> {
         (T::DTYPE == self.dtype).then(|| bytemuck::cast_slice(self.bytes))
@@ -395,3 +400,6 @@ fn address_range(base: *const u8, dtype: DType, layout: &Layout) -> Range<usize>
         Ok(None) | Err(_) => base.addr()..base.addr(),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,9 +4,22 @@
 //! sense, 130 interrupted.
 
 mod backends;
+mod bench;
+mod check;
+mod columns;
+mod diff;
 mod embed;
+mod execute;
+mod explain;
 mod failure;
+mod input;
+mod memory;
 mod options;
+mod output;
+mod run;
+mod spec_file;
+mod table;
+mod text;
 mod ui;
 
 use clap::{CommandFactory, Parser, Subcommand};
@@ -40,6 +53,11 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Embed(embed::EmbedArgs),
+    Run(run::RunArgs),
+    Explain(explain::ExplainArgs),
+    Check(check::CheckArgs),
+    Diff(diff::DiffArgs),
+    Bench(bench::BenchArgs),
     Backends(backends::BackendsArgs),
     Completions(CompletionsArgs),
 }
@@ -64,6 +82,11 @@ fn main() -> ExitCode {
 fn dispatch(command: Command, ui: &Ui) -> CliResult {
     match command {
         Command::Embed(args) => embed::run(args, ui),
+        Command::Run(args) => run::run(args, ui),
+        Command::Explain(args) => explain::run(args, ui),
+        Command::Check(args) => check::run(args, ui),
+        Command::Diff(args) => diff::run(args, ui),
+        Command::Bench(args) => bench::run(args, ui),
         Command::Backends(args) => backends::run(args, ui),
         Command::Completions(args) => completions(args, ui),
     }

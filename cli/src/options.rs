@@ -1,15 +1,16 @@
 //! Options that several commands share.
 
-use levelfold::error::suggestion;
-use levelfold::{Error, ErrorCode};
+use crate::backends::BackendName;
+use levelfold::backend::Backend;
+use levelfold::{Engine, EngineOptions, Error, ErrorCode, OptLevel};
 use std::str::FromStr;
 
 /// Where and how plans run.
 #[derive(clap::Args, Clone, Debug)]
 pub(crate) struct RunOptions {
     /// The backend that runs the plan (see `levelfold backends`)
-    #[arg(long, default_value = "cpu", value_name = "NAME")]
-    pub(crate) backend: String,
+    #[arg(long, value_enum, default_value_t = BackendName::Cpu, hide_possible_values = true, value_name = "NAME")]
+    pub(crate) backend: BackendName,
 
     /// Threads of the cpu backend; all cores without it. Results have the same bits for any number
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
@@ -24,12 +25,32 @@ pub(crate) struct RunOptions {
 #[derive(clap::Args, Clone, Debug)]
 pub(crate) struct PlanOptions {
     /// Optimization: 0 runs the literal program, 1 removes copies and keeps every bit, 2 may reassociate
-    #[arg(short = 'O', long = "opt-level", default_value_t = 1, value_name = "LEVEL", value_parser = clap::value_parser!(u8).range(0..=2))]
-    pub(crate) opt_level: u8,
+    #[arg(short = 'O', long = "opt-level", default_value = "1", value_name = "LEVEL")]
+    pub(crate) opt_level: OptLevel,
 
     /// Leaves a pass out; may be given several times
     #[arg(long, value_name = "PASS")]
     pub(crate) disable_pass: Vec<String>,
+}
+
+impl RunOptions {
+    /// The backend.
+    ///
+    /// # Errors
+    /// `backend-unavailable`.
+    pub(crate) fn open_backend(&self) -> Result<Box<dyn Backend>, Error> {
+        self.backend.open(self.threads)
+    }
+
+    /// An engine of these options.
+    ///
+    /// # Errors
+    /// `backend-unavailable`.
+    pub(crate) fn engine(&self, plan: &PlanOptions) -> Result<Engine, Error> {
+        let options =
+            EngineOptions { opt: plan.opt_level, without: plan.disable_pass.clone(), memory_limit: self.memory_limit.map(|limit| limit.0) };
+        Ok(Engine::with_options(self.open_backend()?, options))
+    }
 }
 
 /// A number of bytes, written as `4096`, `64K`, `512M`, `2G` or `1T`: suffixes are powers of 1024, and `KiB`, `KB` and `k` mean the same.
@@ -67,14 +88,6 @@ impl FromStr for ByteSize {
         }
         u64::try_from(bytes).map(ByteSize).map_err(|_| too_large())
     }
-}
-
-/// One of a fixed set of words, or an error that suggests the nearest.
-pub(crate) fn one_of<T: Copy>(what: &str, word: &str, known: &[(&str, T)]) -> Result<T, Error> {
-    known.iter().find(|(name, _)| *name == word).map(|(_, value)| *value).ok_or_else(|| {
-        let names: Vec<&str> = known.iter().map(|(name, _)| *name).collect();
-        Error::new(ErrorCode::UnknownWord, format!("unknown {what} `{word}`")).help(suggestion(word, &names))
-    })
 }
 
 #[cfg(test)]

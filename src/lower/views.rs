@@ -1,6 +1,6 @@
 //! Which buffer each value lives in, and through which view steps see it.
 
-use super::internal;
+use super::{Detail, internal};
 use crate::error::{Error, ErrorCode, Result};
 use crate::graph::{ConcatHow, LevelGraph, Op, RaggedMemory, Role, Value, ValueType};
 use crate::ids::{BufferId, NodeId, StepId, TableId, ViewId};
@@ -16,12 +16,13 @@ pub(super) struct Storage {
     direct: SmallVec<[(Value, usize); 8]>,
     /// The concat, the first column and the features of each value that is written as part of one.
     placed: SmallVec<[(Value, Value, u64); 4]>,
+    detail: Detail,
 }
 
 impl Storage {
-    pub(super) fn new(graph: &LevelGraph, order: &[NodeId]) -> Self {
+    pub(super) fn new(graph: &LevelGraph, order: &[NodeId], detail: Detail) -> Self {
         let bound = graph.nodes().last().map_or(0, |last| last.index() + 1);
-        let mut storage = Storage { views: vec![SmallVec::new(); bound], direct: SmallVec::new(), placed: SmallVec::new() };
+        let mut storage = Storage { views: vec![SmallVec::new(); bound], direct: SmallVec::new(), placed: SmallVec::new(), detail };
         for &node in order {
             storage.views[node.index()].resize(graph.types(node).len(), None);
             if let Op::Concat { how: ConcatHow::Placed } = graph.op(node) {
@@ -86,8 +87,7 @@ impl Storage {
     ) -> Result<ViewId> {
         let part = self.placed.iter().find(|(part, ..)| *part == value).copied();
         let Some((_, concat, first_column)) = part else {
-            let name =
-                if suffix.is_empty() { graph.table(table).name.clone() } else { format!("{}{suffix}", graph.table(table).name).into() };
+            let name = self.name(&graph.table(table).name, suffix);
             return self.new_buffer(plan, graph, value, tables, name);
         };
         let whole = self.whole(plan, graph, concat, tables, "")?;
@@ -110,8 +110,15 @@ impl Storage {
             return Ok(view);
         }
         let level = graph.level_name(value.node);
-        let name = if suffix.is_empty() { level.clone() } else { format!("{level}{suffix}").into() };
+        let name = self.name(level, suffix);
         self.new_buffer(plan, graph, value, tables, name)
+    }
+
+    fn name(&self, level: &Arc<str>, suffix: &str) -> Arc<str> {
+        match self.detail {
+            Detail::Full if !suffix.is_empty() => format!("{level}{suffix}").into(),
+            Detail::Full | Detail::CostOnly => level.clone(),
+        }
     }
 
     fn new_buffer(

@@ -51,6 +51,8 @@ pub enum Refusal {
     UsedElsewhere,
     /// The result is an output, so it has to be written anyway.
     IsOutput,
+    /// The level feeds another fold already, from registers.
+    FeedsAnother,
     /// The table of the upper level is not an ordered partition: its rows are not done in order.
     NotPartition,
     /// Fusing would make one piece of work too long to balance over threads.
@@ -83,6 +85,7 @@ impl fmt::Display for Refusal {
         match self {
             Refusal::UsedElsewhere => f.write_str("its result is used elsewhere too"),
             Refusal::IsOutput => f.write_str("its result is kept, so it is written anyway"),
+            Refusal::FeedsAnother => f.write_str("the level feeds another fold already"),
             Refusal::NotPartition => f.write_str("the upper segments do not partition their rows in order"),
             Refusal::UnitTooLong { unit, limit } => {
                 write!(f, "one unit of work would have {unit} leaf rows, more than the {limit} that balance over threads")

@@ -56,22 +56,29 @@ fn fuse_next(graph: &mut LevelGraph, lower: NodeId, target: &Target, decisions: 
     let uses = graph.uses(lower);
     let fed = |port: u32| port.checked_sub(first_port).filter(|feed| crate::widen(*feed) < last);
     for used in &uses {
-        let reads = used.operand == 0 && matches!(graph.op(used.user), Op::Fold { load: FoldLoad::Rows, .. });
-        let (true, Some(feed)) = (reads, fed(used.port)) else { continue };
+        if used.operand != 0 || !matches!(graph.op(used.user), Op::Fold { load: FoldLoad::Rows, .. }) {
+            continue;
+        }
+        let Some(feed) = fed(used.port) else {
+            refuse(graph, lower, used.user, Refusal::FeedsAnother, decisions);
+            continue;
+        };
         match can_fuse(graph, lower, used.user, target) {
             Ok(unit) => {
                 decisions.push(decide(graph, lower, used.user, used.port, unit));
                 return fuse(graph, lower, used.user, feed).map(Some);
             }
-            Err(reason) => {
-                let refusal = Decision::RefusedLevels { lower: Names::of(graph, lower), upper: Names::of(graph, used.user), reason };
-                if !decisions.contains(&refusal) {
-                    decisions.push(refusal);
-                }
-            }
+            Err(reason) => refuse(graph, lower, used.user, reason, decisions),
         }
     }
     Ok(None)
+}
+
+fn refuse(graph: &LevelGraph, lower: NodeId, upper: NodeId, reason: Refusal, decisions: &mut Vec<Decision>) {
+    let refusal = Decision::RefusedLevels { lower: Names::of(graph, lower), upper: Names::of(graph, upper), reason };
+    if !decisions.contains(&refusal) {
+        decisions.push(refusal);
+    }
 }
 
 /// The leaf rows of the largest unit, where the two can be fused.

@@ -79,13 +79,14 @@ pub(crate) fn number(dtype: DType, bits: Bits) -> Result<f64> {
     })
 }
 
-/// The bits of the value nearest to a number: rounded once, NaN canonical.
+/// The bits of the value nearest to a number: rounded once, NaN canonical. The trait is named: `half` has functions of these names that
+/// round twice.
 pub(crate) fn nearest(dtype: DType, number: f64) -> Result<Bits> {
     Ok(match dtype {
-        DType::F32 => u64::from(f32::from_f64(number).to_bits()),
-        DType::F64 => f64::from_f64(number).to_bits(),
-        DType::F16 => u64::from(f16::from_f64(number).to_bits()),
-        DType::BF16 => u64::from(bf16::from_f64(number).to_bits()),
+        DType::F32 => u64::from(<f32 as Value>::from_f64(number).to_bits()),
+        DType::F64 => <f64 as Value>::from_f64(number).to_bits(),
+        DType::F16 => u64::from(<f16 as Value>::from_f64(number).to_bits()),
+        DType::BF16 => u64::from(<bf16 as Value>::from_f64(number).to_bits()),
         DType::U8 | DType::U16 | DType::U32 | DType::I32 | DType::I64 => {
             return Err(Error::new(ErrorCode::DType, format!("{dtype} holds ids, not values")));
         }

@@ -1,0 +1,97 @@
+//! Aligned memory for arenas: on huge pages where the system has them, and handed on between executables.
+
+use levelfold::error::{Error, ErrorCode, Result};
+use std::alloc::{Layout, alloc_zeroed, dealloc};
+use std::ptr::NonNull;
+use std::sync::{Mutex, PoisonError};
+
+/// Arenas from this size on ask for huge pages.
+const HUGE: usize = 4 << 20;
+/// The size of a huge page, to which such arenas are aligned.
+const HUGE_PAGE: usize = 2 << 20;
+/// How many arenas a pool keeps for later.
+const KEPT: usize = 4;
+
+/// Zeroed memory of one size, aligned to at least 64 bytes.
+pub(crate) struct Arena {
+    start: NonNull<u8>,
+    layout: Layout,
+}
+
+// SAFETY: an arena owns its memory, which any thread may use and free.
+unsafe impl Send for Arena {}
+// SAFETY: a shared arena hands out nothing but its address.
+unsafe impl Sync for Arena {}
+
+impl Arena {
+    fn new(bytes: usize, align: usize) -> Result<Self> {
+        let align = if bytes >= HUGE { align.max(HUGE_PAGE) } else { align.max(64) };
+        let layout = Layout::from_size_align(bytes.max(1), align)
+            .map_err(|_| Error::new(ErrorCode::Overflow, format!("{bytes} bytes aligned to {align} cannot be addressed")))?;
+        // SAFETY: the layout's size is not 0.
+        let start = NonNull::new(unsafe { alloc_zeroed(layout) }).ok_or_else(|| {
+            Error::new(ErrorCode::MemoryLimit, format!("the system has no {bytes} bytes for the arena"))
+                .help("keep fewer levels, or fold fewer rows at once")
+        })?;
+        let arena = Arena { start, layout };
+        arena.advise_huge();
+        Ok(arena)
+    }
+
+    #[cfg(target_os = "linux")]
+    fn advise_huge(&self) {
+        if self.layout.size() >= HUGE {
+            // SAFETY: the range is ours and aligned to a page; the call changes how it is backed, not what it holds. Where the system
+            // has no huge pages it fails, and nothing is lost.
+            unsafe { libc::madvise(self.start.as_ptr().cast(), self.layout.size(), libc::MADV_HUGEPAGE) };
+        }
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn advise_huge(&self) {}
+
+    pub(crate) fn start(&self) -> *mut u8 {
+        self.start.as_ptr()
+    }
+
+    /// Fills it with one byte.
+    pub(crate) fn fill(&mut self, byte: u8) {
+        // SAFETY: the whole range is ours, and borrowed exclusively.
+        unsafe { self.start.as_ptr().write_bytes(byte, self.layout.size()) };
+    }
+}
+
+impl Drop for Arena {
+    fn drop(&mut self) {
+        // SAFETY: allocated with this layout, and never freed before.
+        unsafe { dealloc(self.start.as_ptr(), self.layout) };
+    }
+}
+
+/// Arenas that nobody uses at the moment.
+#[derive(Default)]
+pub(crate) struct ArenaPool {
+    idle: Mutex<Vec<Arena>>,
+}
+
+impl ArenaPool {
+    /// An arena of at least this size: the smallest idle one that is not far too large, or a new one.
+    pub(crate) fn take(&self, bytes: usize, align: usize) -> Result<Arena> {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let fits =
+            |arena: &Arena| arena.layout.size() >= bytes && arena.layout.align() >= align && arena.layout.size() / 4 <= bytes.max(HUGE);
+        let best = (0..idle.len()).filter(|&index| fits(&idle[index])).min_by_key(|&index| idle[index].layout.size());
+        match best {
+            Some(index) => Ok(idle.swap_remove(index)),
+            None => Arena::new(bytes, align),
+        }
+    }
+
+    /// Keeps an arena for the next executable.
+    pub(crate) fn give(&self, arena: Arena) {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        if idle.len() < KEPT {
+            idle.push(arena);
+        }
+    }
+}

@@ -1,0 +1,296 @@
+//! A plan on the CPU backend: what is prepared once, and what happens in a run.
+
+use crate::arena::Arena;
+use crate::cuts::{self, Cuts};
+use crate::float_mode::FloatMode;
+use crate::fold::{FoldStep, Walker};
+use crate::memory::{Memory, narrow, resolve};
+use crate::moves::{self, Pack};
+use crate::{Pool, Shared};
+use levelfold::backend::{Bindings, Executable, RunReport, TableSet};
+use levelfold::error::{Error, ErrorCode, Result};
+use levelfold::plan::{Copy, CopyKind, Load, Plan, StepKind, ViewLayout};
+use levelfold::segments::Segments;
+use rayon::iter::{IndexedParallelIterator, IntoParallelIterator, IntoParallelRefIterator, ParallelIterator};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+/// The least bytes of a task, as a part of what is small: below, handing it out costs more than it brings.
+const TASK_SHARE: u64 = 8;
+/// Tasks a thread, so that the slowest of them does not hold up the others for long.
+const TASKS_A_THREAD: u64 = 12;
+
+pub(crate) struct CpuExecutable {
+    shared: Arc<Shared>,
+    plan: Arc<Plan>,
+    tables: TableSet,
+    steps: Vec<StepRun>,
+    arena: Option<Arena>,
+    memory: Vec<Memory>,
+    /// One piece of scratch for each thread of the pool, and one for the caller.
+    scratch: Scratch,
+    partials: Vec<f64>,
+    report: RunReport,
+}
+
+enum StepRun {
+    Fold(Box<FoldStep>),
+    Copy { copy: Copy, cuts: Cuts, starts: Vec<u64> },
+}
+
+/// The scratch of all threads, one after the other.
+struct Scratch {
+    memory: Arena,
+    stride: usize,
+    threads: usize,
+}
+
+impl Scratch {
+    /// The memory of the thread that asks: a thread of the pool by its number, the caller behind them.
+    fn of_this_thread(&self, pool: &Pool) -> *mut u8 {
+        let index = match pool {
+            Pool::Caller => self.threads,
+            Pool::Threads(pool) => pool.current_thread_index().unwrap_or(self.threads),
+        };
+        self.memory.start().wrapping_add(index * self.stride)
+    }
+}
+
+impl CpuExecutable {
+    pub(crate) fn new(shared: Arc<Shared>, plan: Arc<Plan>) -> Result<Self> {
+        if &*plan.target != "cpu" {
+            return Err(Error::new(ErrorCode::WrongTarget, format!("the plan is for target `{}`, not `cpu`", plan.target))
+                .help("plan again for this backend"));
+        }
+        let mut steps = Vec::with_capacity(plan.steps.len());
+        let mut stride = 0;
+        for step in &plan.steps {
+            steps.push(match &step.kind {
+                StepKind::Fold(fold) => {
+                    let fold = FoldStep::compile(&plan, fold, shared.isa)?;
+                    stride = stride.max(fold.scratch_bytes);
+                    StepRun::Fold(Box::new(fold))
+                }
+                StepKind::Copy(copy) => StepRun::Copy { copy: copy.clone(), cuts: Cuts::default(), starts: Vec::new() },
+            });
+        }
+        let threads = shared.pool.threads();
+        let bytes = stride
+            .checked_mul(threads + 1)
+            .ok_or_else(|| Error::new(ErrorCode::Overflow, "the scratch of all threads cannot be addressed"))?;
+        let scratch = Scratch { memory: shared.arenas.take(bytes, 64)?, stride, threads };
+        let report = RunReport::for_plan(&plan);
+        Ok(CpuExecutable {
+            memory: Vec::with_capacity(plan.views.len()),
+            tables: TableSet::new(),
+            arena: None,
+            partials: Vec::new(),
+            shared,
+            plan,
+            steps,
+            scratch,
+            report,
+        })
+    }
+
+    /// Cuts the work of every step, and takes the memory that runs need: once the tables are known.
+    fn prepare(&mut self) -> Result<()> {
+        let (plan, tables, threads) = (&self.plan, &self.tables, self.shared.pool.threads());
+        let small_bytes = self.shared.small_bytes;
+        let mut partials = 0;
+        for (step, run) in plan.steps.iter().zip(&mut self.steps) {
+            let moved = step.cost.read.saturating_add(step.cost.written);
+            let is_small = threads == 1 || moved < small_bytes;
+            // Work is counted in rows; this many rows are one task.
+            let target = |rows: u64| {
+                let tasks = (threads as u64 * TASKS_A_THREAD).min(moved / self.shared.task_bytes()).max(1);
+                rows.div_ceil(tasks)
+            };
+            match run {
+                StepRun::Fold(fold) => {
+                    let chain: Vec<&Segments> = fold.stages.iter().map(|stage| tables.get(stage.table)).collect();
+                    let top = chain[chain.len() - 1];
+                    let rows: u64 = chain.iter().map(|table| table.total_rows() + table.len()).sum();
+                    fold.cuts = if is_small { cuts::uncut(top) } else { cuts::cut(&chain, target(rows)) };
+                    partials = partials.max(fold.cuts.partials.saturating_mul(fold.partial_width()));
+                    let packed = match fold.load {
+                        Load::View { values } => matches!(plan.view(values).layout, ViewLayout::Packed { .. }),
+                        Load::Gather { .. } => false,
+                    };
+                    if packed && !chain[0].is_partition() {
+                        fold.starts = cuts::running_starts(chain[0]);
+                    }
+                }
+                StepRun::Copy { copy, cuts, starts } => {
+                    if let CopyKind::Segments { table } = copy.what {
+                        let table = tables.get(table);
+                        *cuts = if is_small { cuts::uncut(table) } else { cuts::cut(&[table], target(table.total_rows() + table.len())) };
+                        *starts = cuts::running_starts(table);
+                    }
+                }
+            }
+        }
+        self.partials = vec![0.0; partials];
+        self.arena = Some(self.shared.arenas.take(narrow(plan.totals.arena_bytes)?, narrow(plan.align)?)?);
+        Ok(())
+    }
+
+    fn run_step(&mut self, index: usize) -> (u64, u64) {
+        let plan = Arc::clone(&self.plan);
+        let step = &plan.steps[index];
+        let moved = step.cost.read.saturating_add(step.cost.written);
+        let pool = if moved < self.shared.small_bytes { &Pool::Caller } else { &self.shared.pool };
+        match &self.steps[index] {
+            StepRun::Fold(fold) => {
+                let tables: u64 = fold.stages.iter().map(|stage| self.tables.get(stage.table).bytes()).sum();
+                let (read, written) = run_fold(fold, &self.memory, &self.tables, &self.scratch, self.partials.as_mut_ptr(), pool);
+                (read + tables, written)
+            }
+            StepRun::Copy { copy, cuts, starts } => {
+                let memory = |view: levelfold::ids::ViewId| self.memory[view.index()];
+                let to = memory(copy.write);
+                let rows = plan.buffer_of(copy.write).rows as usize;
+                let chunk = (self.shared.task_bytes() as usize / (to.features * to.dtype.size()).max(1)).max(1);
+                match (copy.what, copy.read.as_slice()) {
+                    (CopyKind::Segments { table }, &[from]) => {
+                        let pack = Pack { from: memory(from), to, table: self.tables.get(table), starts };
+                        // SAFETY: the cuts give each row of each segment to one task.
+                        each(pool, &cuts.tasks, |task| unsafe { pack.run(*task) });
+                    }
+                    (CopyKind::Gather, &[ids, table]) => {
+                        let (ids, table) = (memory(ids), memory(table));
+                        // SAFETY: ids were checked; each chunk writes its own rows.
+                        each_chunk(pool, rows, chunk, |rows| unsafe { moves::gather(ids, table, to, rows) });
+                    }
+                    (CopyKind::Rows, &[from]) => {
+                        let from = memory(from);
+                        // SAFETY: each chunk writes its own rows.
+                        each_chunk(pool, rows, chunk, |rows| unsafe { moves::rows(from, to, rows) });
+                    }
+                    (CopyKind::Columns, parts) => {
+                        each_chunk(pool, rows, chunk, |rows| {
+                            let mut column = to;
+                            for part in parts {
+                                let from = memory(*part);
+                                column.features = from.features;
+                                // SAFETY: each chunk writes its own rows; parts are as wide as their columns.
+                                unsafe { moves::rows(from, column, rows.clone()) };
+                                column.start = column.start.wrapping_offset(from.features as isize * column.feature_stride);
+                            }
+                        });
+                    }
+                    (CopyKind::Segments { .. } | CopyKind::Gather | CopyKind::Rows, _) => unreachable!("verified: the operands of a copy"),
+                }
+                (step.cost.read, step.cost.written)
+            }
+        }
+    }
+}
+
+fn run_fold(fold: &FoldStep, memory: &[Memory], tables: &TableSet, scratch: &Scratch, partials: *mut f64, pool: &Pool) -> (u64, u64) {
+    let (read, written) = (AtomicU64::new(0), AtomicU64::new(0));
+    let partials = Partials(partials);
+    each(pool, &fold.cuts.tasks, |task| {
+        let mut walker = Walker::new(fold, memory, tables, scratch.of_this_thread(pool), partials.start());
+        // SAFETY: bindings were checked against the plan; scratch is this thread's own while it runs a task; the cuts give each segment and
+        // each partial to one task.
+        unsafe { walker.run(*task) };
+        read.fetch_add(walker.read, Ordering::Relaxed);
+        written.fetch_add(walker.written, Ordering::Relaxed);
+    });
+    if !fold.cuts.splits.is_empty() {
+        let _mode = FloatMode::set();
+        let mut walker = Walker::new(fold, memory, tables, scratch.of_this_thread(&Pool::Caller), partials.start());
+        for split in &fold.cuts.splits {
+            // SAFETY: all tasks are done.
+            unsafe { walker.finish(*split) };
+        }
+        written.fetch_add(walker.written, Ordering::Relaxed);
+    }
+    (read.into_inner(), written.into_inner())
+}
+
+/// The address of the partials, for tasks that write rows of their own.
+#[derive(Clone, Copy)]
+struct Partials(*mut f64);
+
+// SAFETY: each task writes the rows that the cuts gave it.
+unsafe impl Send for Partials {}
+// SAFETY: as above.
+unsafe impl Sync for Partials {}
+
+impl Partials {
+    fn start(&self) -> *mut f64 {
+        self.0
+    }
+}
+
+impl Shared {
+    fn task_bytes(&self) -> u64 {
+        (self.small_bytes / TASK_SHARE).max(1)
+    }
+}
+
+/// Runs tasks, in order on the calling thread or spread over the pool.
+fn each<T: Sync>(pool: &Pool, tasks: &[T], run: impl Fn(&T) + Sync) {
+    match pool {
+        Pool::Threads(pool) if tasks.len() > 1 => pool.install(|| {
+            tasks.par_iter().with_max_len(1).for_each(|task| {
+                let _mode = FloatMode::set();
+                run(task);
+            });
+        }),
+        Pool::Caller | Pool::Threads(_) => {
+            let _mode = FloatMode::set();
+            tasks.iter().for_each(run);
+        }
+    }
+}
+
+/// Runs chunks of rows, in order on the calling thread or spread over the pool.
+fn each_chunk(pool: &Pool, rows: usize, chunk: usize, run: impl Fn(std::ops::Range<usize>) + Sync) {
+    let chunks = rows.div_ceil(chunk);
+    let run = |index: usize| run(index * chunk..rows.min((index + 1) * chunk));
+    match pool {
+        Pool::Threads(pool) if chunks > 1 => pool.install(|| (0..chunks).into_par_iter().with_max_len(1).for_each(run)),
+        Pool::Caller | Pool::Threads(_) => (0..chunks).for_each(run),
+    }
+}
+
+impl Executable for CpuExecutable {
+    fn run(&mut self, bindings: &mut Bindings<'_>) -> Result<&RunReport> {
+        let start = Instant::now();
+        self.tables.check(&self.plan, bindings)?;
+        if self.arena.is_none() {
+            self.prepare()?;
+        }
+        let Some(arena) = &mut self.arena else {
+            return Err(Error::new(ErrorCode::Internal, "the arena was not taken"));
+        };
+        if let Some(byte) = self.shared.poison {
+            arena.fill(byte);
+        }
+        resolve(&self.plan, bindings, arena.start(), &mut self.memory)?;
+        for index in 0..self.steps.len() {
+            let from = Instant::now();
+            let (read, written) = self.run_step(index);
+            let report = &mut self.report.steps[index];
+            (report.time, report.read, report.written) = (from.elapsed(), read, written);
+        }
+        self.report.time = start.elapsed();
+        Ok(&self.report)
+    }
+
+    fn scratch_bytes(&self) -> u64 {
+        (self.scratch.stride * (self.scratch.threads + 1) + self.partials.len() * size_of::<f64>()) as u64
+    }
+}
+
+impl Drop for CpuExecutable {
+    fn drop(&mut self) {
+        if let Some(arena) = self.arena.take() {
+            self.shared.arenas.give(arena);
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! What a value is, whatever its layout and place. Equal terms have equal ids.
+
+use crate::dtype::DType;
+use crate::error::{Error, ErrorCode, Result};
+use crate::graph::LevelGraph;
+use crate::ids::TableId;
+use crate::plan::{Plan, TableSource};
+use crate::reducer::{OnEmpty, Reducer};
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// A term, by number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct TermId(usize);
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Term {
+    Input(Arc<str>),
+    Gather {
+        ids: TermId,
+        table: TermId,
+    },
+    Fold {
+        rows: TermId,
+        /// The content of the segments.
+        table: u128,
+        name: Arc<str>,
+        reducer: Reducer,
+        weights: Option<TermId>,
+        /// The bits of an empty segment's value, where there is an empty segment.
+        on_empty: Option<u64>,
+        dtype: DType,
+    },
+    Concat(Vec<TermId>),
+}
+
+/// How a fold reduces.
+#[derive(Clone, Copy)]
+pub(super) struct How {
+    pub(super) reducer: Reducer,
+    pub(super) on_empty: OnEmpty,
+    pub(super) dtype: DType,
+}
+
+/// A table, as far as a term needs it.
+pub(super) struct TableFacts {
+    hash: u128,
+    empty: u64,
+    composed: Option<(TableId, TableId)>,
+}
+
+/// Where tables are found.
+pub(super) trait Tables {
+    fn facts(&self, table: TableId) -> TableFacts;
+}
+
+pub(super) struct GraphTables<'a>(pub(super) &'a LevelGraph);
+
+impl Tables for GraphTables<'_> {
+    fn facts(&self, table: TableId) -> TableFacts {
+        let table = self.0.table(table);
+        TableFacts { hash: table.segments.hash(), empty: table.segments.empty_count(), composed: table.composed }
+    }
+}
+
+pub(super) struct PlanTables<'a>(pub(super) &'a Plan);
+
+impl Tables for PlanTables<'_> {
+    fn facts(&self, table: TableId) -> TableFacts {
+        let table = self.0.table(table);
+        let composed = match table.source {
+            TableSource::Bound => None,
+            TableSource::Compose { lower, upper } => Some((lower, upper)),
+        };
+        TableFacts { hash: table.hash.0, empty: table.empty, composed }
+    }
+}
+
+/// Every term met so far.
+#[derive(Default)]
+pub(super) struct Terms {
+    terms: Vec<Term>,
+    ids: HashMap<Term, TermId>,
+    /// A number for each table content, in the order met: the names of descriptions.
+    tables: Vec<u128>,
+}
+
+impl Terms {
+    fn intern(&mut self, term: Term) -> TermId {
+        if let Some(id) = self.ids.get(&term) {
+            return *id;
+        }
+        let id = TermId(self.terms.len());
+        self.terms.push(term.clone());
+        self.ids.insert(term, id);
+        id
+    }
+
+    pub(super) fn input(&mut self, name: &Arc<str>) -> TermId {
+        self.intern(Term::Input(name.clone()))
+    }
+
+    pub(super) fn gather(&mut self, ids: TermId, table: TermId) -> TermId {
+        self.intern(Term::Gather { ids, table })
+    }
+
+    /// Parts side by side; a part that is a concat itself counts as its parts.
+    pub(super) fn concat(&mut self, parts: &[TermId]) -> TermId {
+        let flat: Vec<TermId> = parts
+            .iter()
+            .flat_map(|part| match &self.terms[part.0] {
+                Term::Concat(inner) => inner.clone(),
+                Term::Input(_) | Term::Gather { .. } | Term::Fold { .. } => vec![*part],
+            })
+            .collect();
+        match flat[..] {
+            [only] => only,
+            [..] => self.intern(Term::Concat(flat)),
+        }
+    }
+
+    /// A fold by a table; one that was composed is the two folds that it stands for.
+    pub(super) fn fold(&mut self, rows: TermId, tables: &dyn Tables, table: TableId, how: How, weights: Option<TermId>) -> Result<TermId> {
+        let facts = tables.facts(table);
+        if let Some((lower, upper)) = facts.composed {
+            let collapses = match how.reducer {
+                Reducer::Sum | Reducer::Prod | Reducer::Max | Reducer::Min => weights.is_none(),
+                Reducer::Mean => false,
+            };
+            if !collapses || tables.facts(lower).empty > 0 {
+                return Err(Error::new(
+                    ErrorCode::PlanWrong,
+                    format!("{} by the composed table {table} is not {} by its two parts", how.reducer, how.reducer),
+                ));
+            }
+            let inner = self.fold(rows, tables, lower, how, None)?;
+            return self.fold(inner, tables, upper, how, None);
+        }
+        let number = self.tables.iter().position(|hash| *hash == facts.hash).unwrap_or_else(|| {
+            self.tables.push(facts.hash);
+            self.tables.len() - 1
+        });
+        let on_empty = (facts.empty > 0).then(|| {
+            let value = how.on_empty.value().unwrap_or(f64::NAN);
+            if value.is_nan() { f64::NAN.to_bits() } else { value.to_bits() }
+        });
+        let name = format!("segments {number}").into();
+        Ok(self.intern(Term::Fold { rows, table: facts.hash, name, reducer: how.reducer, weights, on_empty, dtype: how.dtype }))
+    }
+
+    /// A term in words.
+    pub(super) fn describe(&self, term: TermId) -> String {
+        match &self.terms[term.0] {
+            Term::Input(name) => name.to_string(),
+            Term::Gather { ids, table } => format!("{}[{}]", self.describe(*table), self.describe(*ids)),
+            Term::Concat(parts) => {
+                let parts: Vec<String> = parts.iter().map(|part| self.describe(*part)).collect();
+                format!("({})", parts.join(" | "))
+            }
+            Term::Fold { rows, name, reducer, weights, on_empty, dtype, .. } => {
+                let weights = weights.map_or(String::new(), |weights| format!(" weighted by {}", self.describe(weights)));
+                let empty = on_empty.map_or(String::new(), |bits| format!(", empty = {:?}", f64::from_bits(bits)));
+                format!("{reducer} of {} over {name}{weights} as {dtype}{empty}", self.describe(*rows))
+            }
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! Nothing is allocated after the first run of an executable: counted by the global allocator of this test, which therefore has a file of its
+//! own.
+
+use levelfold::{Bindings, DType, Engine, Hierarchy, Leaves, Level, Reducer, Segments, TensorView, TensorViewMut};
+use levelfold_cpu::CpuBackend;
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+struct Counting;
+
+static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
+
+// SAFETY: everything is passed on to the system's allocator; counting does not allocate.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: the caller's promise is passed on.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, start: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promise is passed on.
+        unsafe { System.dealloc(start, layout) }
+    }
+}
+
+#[global_allocator]
+static COUNTING: Counting = Counting;
+
+/// Allocations of each of some runs after the first, over text of four levels with a table lookup.
+fn allocations_of_runs(backend: CpuBackend, runs: usize) -> Vec<u64> {
+    let words = vec![5u64; 4000];
+    let hierarchy = Hierarchy::new(Leaves::lookup("char", DType::U8, DType::F32, 256, 64))
+        .level(Level::new("word", Segments::from_lengths(&words).unwrap()).reduce(Reducer::Mean))
+        .level(Level::new("sentence", Segments::from_lengths(&[2000u64, 2000]).unwrap()).reduce_all(&[Reducer::Mean, Reducer::Max]).keep())
+        .level(Level::new("corpus", Segments::from_lengths(&[2u64]).unwrap()).reduce(Reducer::Sum));
+    let prepared = Engine::new(backend).prepare(&hierarchy).unwrap();
+    let ids = vec![7u8; 20_000];
+    let table = vec![0.5f32; 256 * 64];
+    let (mut sentences, mut corpus) = (vec![0f32; 2 * 128], vec![0f32; 128]);
+    (0..=runs)
+        .map(|_| {
+            let bindings = Bindings::new()
+                .input("char.ids", TensorView::from_column(&ids))
+                .input("char.table", TensorView::from_slice(&table, [256, 64]).unwrap())
+                .output("sentence", TensorViewMut::from_slice(&mut sentences, [2, 128]).unwrap())
+                .output("corpus", TensorViewMut::from_slice(&mut corpus, [1, 128]).unwrap());
+            let before = ALLOCATIONS.load(Ordering::Relaxed);
+            prepared.run_with(bindings, |_| ()).unwrap();
+            ALLOCATIONS.load(Ordering::Relaxed) - before
+        })
+        .skip(1)
+        .collect()
+}
+
+/// One test, so that no other one allocates beside it.
+#[test]
+fn nothing_is_allocated_after_the_first_run() {
+    let alone = allocations_of_runs(CpuBackend::builder().threads(1).build().unwrap(), 100);
+    assert_eq!(alone.iter().sum::<u64>(), 0, "one thread: {alone:?}");
+    // On several threads nothing of ours is allocated either. rayon's queue takes a new block for every 63 jobs that are handed over from outside
+    // its pool: that much is allowed, and no more.
+    let spread = allocations_of_runs(CpuBackend::builder().threads(2).small_bytes(0).build().unwrap(), 126);
+    let handed_over = 4 * 126;
+    assert!(spread.iter().sum::<u64>() <= handed_over / 63 + 1, "two threads: {spread:?}");
+    assert!(spread.iter().all(|&allocations| allocations <= 1), "two threads: {spread:?}");
+}

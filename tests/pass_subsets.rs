@@ -1,0 +1,119 @@
+//! Every bit-exact pass keeps every bit: every subset of the passes, on random graphs, gives what the literal program gives, on the
+//! reference and on the CPU backend.
+
+mod common;
+
+use common::{Case, Rng, random_case};
+use levelfold::backend::{Backend, Target};
+use levelfold::check;
+use levelfold::optimize::{
+    CollapseLevels, DropUnused, EliminateIdentity, Exactness, FuseGather, FuseLevels, FuseSiblings, FuseTransposeReduce, NoObserver,
+    OptLevel, Pass, Pipeline, PlaceConcat, Planner, ShareTables,
+};
+use levelfold_cpu::{CpuBackend, Isa, SMALL_BYTES};
+use levelfold_reference::ReferenceBackend;
+
+fn passes() -> Vec<Box<dyn Pass>> {
+    vec![
+        Box::new(ShareTables),
+        Box::new(EliminateIdentity),
+        Box::new(FuseTransposeReduce),
+        Box::new(FuseSiblings),
+        Box::new(CollapseLevels { exactness: Exactness::BitExact }),
+        Box::new(FuseGather),
+        Box::new(FuseLevels),
+        Box::new(PlaceConcat),
+        Box::new(DropUnused),
+    ]
+}
+
+fn subset(mask: u32) -> Pipeline {
+    Pipeline::of(passes().into_iter().enumerate().filter(|(index, _)| mask >> index & 1 == 1).map(|(_, pass)| pass).collect())
+}
+
+fn run(case: &Case, backend: &dyn Backend, pipeline: Pipeline) -> Vec<(String, Vec<u8>)> {
+    let planner = Planner::new(backend.target().clone()).pipeline(pipeline);
+    let planned = planner.plan_observed(case.graph.clone(), &mut NoObserver).unwrap_or_else(|error| panic!("{case}: {error}"));
+    check::replay(&planned.plan, &case.graph).unwrap_or_else(|error| panic!("{case}: {error}"));
+    case.run(backend, planned.plan)
+}
+
+/// Fails with the first byte that differs.
+fn assert_equal(got: &[(String, Vec<u8>)], want: &[(String, Vec<u8>)], context: impl Fn() -> String) {
+    for ((name, got), (_, want)) in got.iter().zip(want) {
+        if let Some(at) = (0..want.len()).find(|&at| got.get(at) != Some(&want[at])) {
+            let (from, to) = (at & !7, (at | 7).min(want.len() - 1) + 1);
+            panic!("{}: output {name}, byte {at} of {}: {:02x?}, wanted {:02x?}", context(), want.len(), &got[from..to], &want[from..to]);
+        }
+    }
+    assert_eq!(got.len(), want.len(), "{}", context());
+}
+
+#[test]
+fn every_subset_of_passes_keeps_every_bit() {
+    let reference = ReferenceBackend::new();
+    let cpu = CpuBackend::builder().threads(2).small_bytes(0).poison(0xa5).build().unwrap();
+    let all = (1u32 << passes().len()) - 1;
+    let mut compared = 0;
+    for seed in 0..24 {
+        let case = random_case(seed);
+        let literal = run(&case, &reference, subset(0));
+        // Small graphs through all 512 subsets, and more graphs through some of them.
+        let mut rng = Rng::new(seed);
+        let masks: Vec<u32> = if seed < 4 {
+            (0..=all).collect()
+        } else {
+            [all].into_iter().chain((0..24).map(|_| rng.below(u64::from(all)) as u32)).collect()
+        };
+        for mask in masks {
+            let on_reference = run(&case, &reference, subset(mask));
+            assert_equal(&on_reference, &literal, || format!("{case}: passes {mask:#b} on the reference"));
+            let on_cpu = run(&case, &cpu, subset(mask));
+            assert_equal(&on_cpu, &literal, || format!("{case}: passes {mask:#b} on the cpu"));
+            compared += 2;
+        }
+    }
+    println!("{compared} runs compared with the literal program");
+}
+
+#[test]
+fn every_thread_count_gives_the_same_bits() {
+    let reference = ReferenceBackend::new();
+    for seed in 100..160 {
+        let case = random_case(seed);
+        let literal = run(&case, &reference, subset(0));
+        for (threads, small_bytes) in [(1, 0), (2, SMALL_BYTES), (2, 0), (3, 0), (7, 0)] {
+            let cpu = CpuBackend::builder().threads(threads).small_bytes(small_bytes).build().unwrap();
+            for mask in [0, (1 << passes().len()) - 1] {
+                assert_equal(&run(&case, &cpu, subset(mask)), &literal, || format!("{case}: {threads} threads, passes {mask:#b}"));
+            }
+        }
+    }
+}
+
+#[test]
+fn every_instruction_set_gives_the_same_bits() {
+    let reference = ReferenceBackend::new();
+    let available: Vec<Isa> = Isa::ALL.into_iter().filter(|isa| isa.is_available()).collect();
+    for isa in Isa::ALL.into_iter().filter(|isa| !isa.is_available()) {
+        println!("skipped: this machine has no {isa}");
+    }
+    for seed in 200..260 {
+        let case = random_case(seed);
+        let literal = run(&case, &reference, subset(0));
+        for &isa in &available {
+            let cpu = CpuBackend::builder().threads(2).small_bytes(0).isa(isa).build().unwrap();
+            let all = (1 << passes().len()) - 1;
+            assert_equal(&run(&case, &cpu, subset(all)), &literal, || format!("{case}: {isa}"));
+        }
+    }
+}
+
+#[test]
+fn plans_that_reassociate_hold_against_the_original_graph() {
+    for seed in 300..500 {
+        let case = random_case(seed);
+        let planned = Planner::new(Target::new("test")).opt(OptLevel::O2).plan(case.graph.clone()).unwrap();
+        check::replay(&planned.plan, &case.graph).unwrap_or_else(|error| panic!("{case}: {error}"));
+    }
+}
