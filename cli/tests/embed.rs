@@ -218,12 +218,10 @@ fn text_is_cut_as_documented() {
     let pieces = |level: &str| -> Vec<String> {
         file.pieces(level, &[README.as_bytes()]).into_iter().map(|piece| String::from_utf8(piece.to_vec()).unwrap()).collect()
     };
-    assert_eq!(pieces("paragraph"), [
-        "# Levelfold\n\n",
-        "Folds hierarchies, e.g. text. It's quick! (Is it?)\nYes: 3.14 times.\n\n\n",
-        "- one\r\n- two\r\n\r\n",
-        "End"
-    ]);
+    assert_eq!(
+        pieces("paragraph"),
+        ["# Levelfold\n\n", "Folds hierarchies, e.g. text. It's quick! (Is it?)\nYes: 3.14 times.\n\n\n", "- one\r\n- two\r\n\r\n", "End"]
+    );
     assert_eq!(pieces("sentence")[1..5], ["Folds hierarchies, e.g. text. ", "It's quick! ", "(Is it?)\n", "Yes: 3.14 times.\n\n\n"]);
     assert_eq!(pieces("word")[..9], ["# ", "Levelfold\n\n", "Folds ", "hierarchies", ", ", "e.g", ". ", "text", ". "]);
     let joined = place.file(&["a.md", "--line-breaks", "space", "--keep", "sentence"]);
@@ -258,8 +256,19 @@ fn sentences_and_above_are_kept_unless_told() {
     let place = Place::new().with("a.md", README);
     let file = place.file(&["a.md"]);
     let names = [
-        "corpus", "document", "paragraph", "sentence", "corpus.offsets", "document.offsets", "document.spans", "paragraph.document",
-        "paragraph.offsets", "paragraph.spans", "sentence.document", "sentence.offsets", "sentence.spans",
+        "corpus",
+        "document",
+        "paragraph",
+        "sentence",
+        "corpus.offsets",
+        "document.offsets",
+        "document.spans",
+        "paragraph.document",
+        "paragraph.offsets",
+        "paragraph.spans",
+        "sentence.document",
+        "sentence.offsets",
+        "sentence.spans",
     ];
     assert_eq!(file.names(), names);
     assert_eq!(file.values["corpus"].0, 64);
@@ -271,7 +280,8 @@ fn sentences_and_above_are_kept_unless_told() {
 fn corpus(place: Place) -> Place {
     (0..60u32).fold(place, |place, index| {
         let mark = char::from_u32(0x4e00 + index).unwrap();
-        let text = format!("Document {index}{mark} says something. And again!\n\nIt ends with {index}.").repeat(usize::try_from(index).unwrap());
+        let text =
+            format!("Document {index}{mark} says something. And again!\n\nIt ends with {index}.").repeat(usize::try_from(index).unwrap());
         place.with(&format!("docs/{index:02}.txt"), text)
     })
 }
@@ -319,7 +329,8 @@ fn standard_input_and_files_give_the_same() {
 
 #[test]
 fn directories_are_walked_by_name_without_hidden_files() {
-    let place = Place::new().with("d/b/2.md", "two").with("d/a.md", "one").with("d/.git/x", b"\xff").with("d/.hidden", b"\xff").with("d/c", "");
+    let place =
+        Place::new().with("d/b/2.md", "two").with("d/a.md", "one").with("d/.git/x", b"\xff").with("d/.hidden", b"\xff").with("d/c", "");
     let file = place.file(&["d"]);
     assert_eq!(file.metadata["files"], serde_json::json!(["d/a.md", "d/b/2.md", "d/c"]));
     // What an earlier run left in a walked directory is not text.
