@@ -31,6 +31,7 @@ enum Term {
         on_empty: Option<u64>,
         dtype: DType,
     },
+    /// Of no parts: a value without features, whatever made it.
     Concat(Vec<TermId>),
 }
 
@@ -100,7 +101,15 @@ impl Terms {
         self.intern(Term::Input(name.clone()))
     }
 
+    /// What has no features: there is nothing in it that could differ.
+    pub(super) fn nothing(&mut self) -> TermId {
+        self.intern(Term::Concat(Vec::new()))
+    }
+
     pub(super) fn gather(&mut self, ids: TermId, table: TermId) -> TermId {
+        if table == self.nothing() {
+            return table;
+        }
         self.intern(Term::Gather { ids, table })
     }
 
@@ -121,6 +130,9 @@ impl Terms {
 
     /// A fold by a table; one that was composed is the two folds that it stands for.
     pub(super) fn fold(&mut self, rows: TermId, tables: &dyn Tables, table: TableId, how: How, weights: Option<TermId>) -> Result<TermId> {
+        if rows == self.nothing() {
+            return Ok(rows);
+        }
         let facts = tables.facts(table);
         if let Some((lower, upper)) = facts.composed {
             let collapses = match how.reducer {

@@ -173,7 +173,7 @@ pub fn random_case(seed: u64) -> Case {
     let mut inputs = Vec::new();
     let mut tables: Vec<Segments> = Vec::new();
     let dtype = rng.pick(&[DType::F32, DType::F32, DType::F64, DType::F16, DType::BF16]);
-    let features = rng.pick(&[1u64, 2, 3, 5, 8, 17, 64, 70]);
+    let features = if rng.chance(12) { 0 } else { rng.pick(&[1u64, 2, 3, 5, 8, 17, 64, 70]) };
     let rows = rng.pick(&[0u64, 1, 7, 40, 200, 700, 3000]);
     let leaves = if rng.chance(3) {
         let ids_dtype = rng.pick(&[DType::U8, DType::U16, DType::U32, DType::I32, DType::I64]);
