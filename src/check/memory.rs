@@ -30,7 +30,7 @@ impl<'a> Memory<'a> {
             .buffers
             .iter()
             .map(|buffer| match buffer.place {
-                Place::Input | Place::Param => Content::Columns(vec![(0..buffer.features, terms.input(&buffer.name))]),
+                Place::Input | Place::Param => Content::Columns(vec![(0..buffer.features, terms.input(&buffer.name, buffer.features))]),
                 Place::Output | Place::Arena { .. } => Content::Columns(Vec::new()),
             })
             .collect();
@@ -112,9 +112,11 @@ impl<'a> Memory<'a> {
                     Content::Columns(written) => written.clone(),
                     Content::Packed { .. } | Content::Spoiled { .. } => Vec::new(),
                 };
-                written.retain(|(at, _)| at.end <= columns.start || columns.end <= at.start);
-                written.push((columns, term));
-                written.sort_by_key(|(at, _)| at.start);
+                if !columns.is_empty() {
+                    written.retain(|(at, _)| at.end <= columns.start || columns.end <= at.start);
+                    written.push((columns, term));
+                    written.sort_by_key(|(at, _)| at.start);
+                }
                 Content::Columns(written)
             }
         };

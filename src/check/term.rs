@@ -31,7 +31,6 @@ enum Term {
         on_empty: Option<u64>,
         dtype: DType,
     },
-    /// Of no parts: a value without features, whatever made it.
     Concat(Vec<TermId>),
 }
 
@@ -97,20 +96,17 @@ impl Terms {
         id
     }
 
-    pub(super) fn input(&mut self, name: &Arc<str>) -> TermId {
-        self.intern(Term::Input(name.clone()))
-    }
-
-    /// What has no features: there is nothing in it that could differ.
+    /// Rows without features: there is nothing in them to differ by, whatever they were made of.
     pub(super) fn nothing(&mut self) -> TermId {
         self.intern(Term::Concat(Vec::new()))
     }
 
+    pub(super) fn input(&mut self, name: &Arc<str>, features: u64) -> TermId {
+        if features == 0 { self.nothing() } else { self.intern(Term::Input(name.clone())) }
+    }
+
     pub(super) fn gather(&mut self, ids: TermId, table: TermId) -> TermId {
-        if table == self.nothing() {
-            return table;
-        }
-        self.intern(Term::Gather { ids, table })
+        if table == self.nothing() { table } else { self.intern(Term::Gather { ids, table }) }
     }
 
     /// Parts side by side; a part that is a concat itself counts as its parts.

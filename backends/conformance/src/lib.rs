@@ -1,6 +1,6 @@
 //! What every backend must pass, ours or a stranger's.
 //!
-//! ```ignore
+//! ```text
 //! levelfold_conformance::conformance_tests!(|_| MyBackend::new());
 //! ```
 //!
@@ -9,7 +9,7 @@
 //! counts, a backend says with which; one that may be missing on a machine returns a `Result`, and its tests then say that they are skipped
 //! and why:
 //!
-//! ```ignore
+//! ```text
 //! levelfold_conformance::conformance_tests!(|config| Cpu::new().threads(config.threads), threads: [1, 2, 3, 7]);
 //! levelfold_conformance::conformance_tests!(try |_| Gpu::new());
 //! ```
@@ -108,7 +108,7 @@ mod tests {
     #[test]
     fn the_macro_names_every_group() {
         let source = include_str!("lib.rs");
-        let listed = source.split("(@each").next().expect("the text before the last rule");
+        let listed = source.split("\n    (@each").next().expect("the text before the last rule");
         for group in crate::Group::ALL {
             assert!(listed.contains(&format!(" {group:?}")), "conformance_tests! leaves out {group:?}");
         }

@@ -109,7 +109,7 @@ impl<'c> Wanted<'c> {
 
 /// A plan, the graph that it was lowered from, and the segments to bind.
 pub struct Planned {
-    /// The plan, verified.
+    /// The plan, verified and replayed.
     pub plan: Plan,
     /// The graph after the last pass.
     pub graph: LevelGraph,
@@ -126,14 +126,14 @@ impl Observer for Last {
     }
 }
 
-/// Plans a case for a backend, and verifies the plan.
+/// Plans a case for a backend, verifies the plan, and replays it against the literal graph.
 ///
 /// # Errors
-/// Those of the planner, and of [`Plan::verify`].
+/// Those of the planner, and of [`replay`](levelfold::check::replay).
 pub fn plan(case: &Case, backend: &dyn Backend, opt: OptLevel) -> Result<Planned> {
     let mut last = Last(case.graph.clone());
     let plan = Planner::new(backend.target().clone()).opt(opt).plan_observed(case.graph.clone(), &mut last)?.plan;
-    plan.verify()?;
+    levelfold::check::replay(&plan, &case.graph)?;
     Ok(Planned { plan, graph: last.0, tables: case.graph.tables().iter().map(|table| table.segments.clone()).collect() })
 }
 

@@ -89,6 +89,10 @@ fn formats_are_read_back_or_drawn() {
     let dot = run(&["explain", &example("text.json"), "--format", "dot"]).ok();
     assert!(dot.starts_with("digraph"), "{dot}");
     assert_eq!(run(&["explain", &json, "--format", "dot"]).ok(), dot);
+    let svg = run(&["explain", &json, "--format", "svg"]).ok();
+    for part in ["<svg", ">char<", ">mean by t3 document<", "</svg>"] {
+        assert_contains(&svg, part);
+    }
     run(&["explain", &example("text.json"), "--format", "json", "--why"]).usage();
     run(&["explain", &json, "--why"]).usage();
 }
