@@ -215,6 +215,16 @@ impl<'a> TensorView<'a> {
         self.bytes.as_ptr()
     }
 
+    /// Some of the columns, all of the rows.
+    ///
+    /// # Panics
+    /// If they are not inside the shape.
+    #[must_use]
+    pub fn columns(&self, columns: Range<usize>) -> TensorView<'a> {
+        assert!(columns.start <= columns.end && columns.end <= self.layout.shape[1], "columns {columns:?} of {:?}", self.layout.shape);
+        TensorView { layout: self.layout.columns(columns), ..*self }
+    }
+
     /// The whole buffer as typed elements, or `None` where `T` is not the element type.
     pub fn elements<T: Element>(&self) -> Option<&'a [T]> {
         (T::DTYPE == self.dtype).then(|| bytemuck::cast_slice(self.bytes))

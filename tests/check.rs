@@ -207,3 +207,23 @@ fn every_corruption_is_refused() {
     }
     assert!(accepted.is_empty(), "accepted: {accepted:?}");
 }
+
+/// Parts without a single feature are parts like any other, also where passes write them in place.
+#[test]
+fn concats_of_nothing_hold() {
+    for widths in [[0u64, 2], [2, 0], [0, 0]] {
+        let mut b = GraphBuilder::new();
+        let table = b.table("leaf", &Segments::from_lengths(&[2u64, 2]).unwrap()).unwrap();
+        let parts = [("left", widths[0]), ("right", widths[1])].map(|(name, features)| {
+            let rows = b.input(name, DType::F32, 4, features).unwrap();
+            b.fold(rows, table, Reduce::new(Reducer::Sum)).unwrap()
+        });
+        let all = b.concat(&parts).unwrap();
+        b.output("all", all).unwrap();
+        let graph = b.finish().unwrap();
+        for opt in OptLevel::ALL {
+            let plan = Planner::new(Target::new("test")).opt(opt).plan(graph.clone()).unwrap().plan;
+            check::replay(&plan, &graph).unwrap_or_else(|error| panic!("{widths:?} at {opt:?}: {error}\n{plan}"));
+        }
+    }
+}

@@ -2,7 +2,7 @@
 
 use crate::dtype::{DType, IdElement};
 use crate::error::{Error, ErrorCode, Result, suggestion};
-use crate::ids::{BufferId, TableId};
+use crate::ids::{TableId, ViewId};
 use crate::numerics::Value;
 use crate::plan::{Buffer, CopyKind, Hash, Load, Place, Plan, StepKind, TableSource};
 use crate::reducer::Reducer;
@@ -173,20 +173,20 @@ impl TableSet {
         match step {
             StepKind::Fold(fold) => {
                 if let Load::Gather { ids, table } = fold.load {
-                    check_ids(plan, bindings, plan.view(ids).buffer, plan.buffer_of(table))?;
+                    check_ids(plan, bindings, ids, plan.buffer_of(table))?;
                 }
                 for stage in &fold.stages {
                     for reduction in &stage.reductions {
                         if let (Reducer::Mean, Some(weights)) = (reduction.reducer, reduction.weights) {
                             let table = plan.table(stage.table);
-                            check_mean_weights(plan, bindings, plan.view(weights).buffer, self.get(stage.table), &table.name)?;
+                            check_mean_weights(plan, bindings, weights, self.get(stage.table), &table.name)?;
                         }
                     }
                 }
                 Ok(())
             }
             StepKind::Copy(copy) => match (copy.what, copy.read.as_slice()) {
-                (CopyKind::Gather, &[ids, table]) => check_ids(plan, bindings, plan.view(ids).buffer, plan.buffer_of(table)),
+                (CopyKind::Gather, &[ids, table]) => check_ids(plan, bindings, ids, plan.buffer_of(table)),
                 (CopyKind::Gather | CopyKind::Segments { .. } | CopyKind::Rows | CopyKind::Columns, _) => Ok(()),
             },
         }
@@ -290,12 +290,21 @@ fn check_aliasing(bindings: &Bindings<'_>) -> Result<()> {
     Ok(())
 }
 
+/// The column of what is bound that a view shows; nothing where it shows what a step computes. (An arena buffer may have an input's name.)
+fn bound_column<'a>(plan: &Plan, bindings: &Bindings<'a>, id: ViewId) -> Option<TensorView<'a>> {
+    let (view, buffer) = (plan.view(id), plan.buffer_of(id));
+    let bound = match buffer.place {
+        Place::Input | Place::Param => bindings.find_input(&buffer.name)?,
+        Place::Output | Place::Arena { .. } => return None,
+    };
+    let column = usize::try_from(view.first_column).ok().filter(|&column| column < bound.shape()[1])?;
+    Some(bound.columns(column..column + 1))
+}
+
 /// Ids that a step looks up must be rows of its table.
-fn check_ids(plan: &Plan, bindings: &Bindings<'_>, ids: BufferId, table: &Buffer) -> Result<()> {
-    let buffer = plan.buffer(ids);
-    // An arena buffer may have an input's name: what is computed is nothing that is bound.
-    let bound = matches!(buffer.place, Place::Input | Place::Param).then(|| bindings.find_input(&buffer.name)).flatten();
-    let Some(view) = bound else {
+fn check_ids(plan: &Plan, bindings: &Bindings<'_>, ids: ViewId, table: &Buffer) -> Result<()> {
+    let buffer = plan.buffer_of(ids);
+    let Some(view) = bound_column(plan, bindings, ids) else {
         return Ok(());
     };
     match view.dtype() {
@@ -340,11 +349,9 @@ fn check_ids_of<T: IdElement>(view: TensorView<'_>, buffer: &Buffer, table: &Buf
 }
 
 /// The weights of a mean must not be negative or NaN, and must not all be 0 in a segment that has rows.
-fn check_mean_weights(plan: &Plan, bindings: &Bindings<'_>, weights: BufferId, segments: &Segments, level: &str) -> Result<()> {
-    let buffer = plan.buffer(weights);
-    // An arena buffer may have an input's name: what is computed is nothing that is bound.
-    let bound = matches!(buffer.place, Place::Input | Place::Param).then(|| bindings.find_input(&buffer.name)).flatten();
-    let Some(view) = bound else {
+fn check_mean_weights(plan: &Plan, bindings: &Bindings<'_>, weights: ViewId, segments: &Segments, level: &str) -> Result<()> {
+    let buffer = plan.buffer_of(weights);
+    let Some(view) = bound_column(plan, bindings, weights) else {
         return Ok(());
     };
     match view.dtype() {

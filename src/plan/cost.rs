@@ -129,3 +129,70 @@ fn copy_cost(plan: &Plan, copy: &Copy) -> Cost {
 fn per_row(plan: &Plan, view: ViewId) -> u64 {
     plan.view(view).features.saturating_mul(plan.buffer_of(view).dtype.size_u64())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixtures;
+    use super::*;
+    use crate::ids::StepId;
+    use crate::plan::{Hash, TableForm, TableSource};
+
+    #[test]
+    fn costs_are_those_counted_by_hand() {
+        let plan = fixtures::wide();
+        let of = |step: usize| step_cost(&plan, &plan.steps[step].kind);
+        // 6 ids of 8 bytes, and 6 rows of 2 f32.
+        assert_eq!(of(0), Cost { read: 6 * 8 + 6 * 8, written: 6 * 8, copied: 6 * 8, flops: 0 });
+        // 6 rows, 6 f16 weights, tables of 3 and 2 segments; two f32 results of 3 rows, one f64 result of 2 rows. The mean: 12 products and
+        // sums, 6 divisions, 6 weights added; the max: 12 comparisons; the min above: 3 rows of 2.
+        let flops = (2 * 12 + 6 + 6) + 12 + 6;
+        assert_eq!(of(1), Cost { read: 48 + 12 + 8 * 4 + 8 * 3, written: 24 + 24 + 32, copied: 0, flops });
+        // Two buffers of 2 rows side by side.
+        assert_eq!(of(4), Cost { read: 32, written: 32, copied: 32, flops: 0 });
+        // Ranges that overlap: 8 rows in total, and 16 bytes a range.
+        assert_eq!(of(5), Cost { read: 8 * 8 + 3 * 16, written: 8 * 8, copied: 8 * 8, flops: 0 });
+        assert_eq!(totals(&plan), plan.totals);
+    }
+
+    #[test]
+    fn the_arena_ends_with_its_last_byte_and_peaks_where_most_is_alive() {
+        let mut plan = fixtures::literal_chain();
+        let arena = |offset, first, last| Place::Arena { offset, first: StepId(first), last: StepId(last) };
+        plan.buffers.truncate(5);
+        // 192 bytes at step 0 to 1, 64 at 1 to 2, 64 at 2, 64 at 3 to 4, in the place of the first one.
+        for (index, place) in [arena(0, 0, 1), arena(192, 1, 2), arena(0, 2, 2), arena(64, 3, 4)].into_iter().enumerate() {
+            plan.buffers[index + 1].place = place;
+        }
+        let totals = totals(&plan);
+        assert_eq!((totals.arena_bytes, totals.peak_bytes), (192 + 64, 192 + 64));
+        plan.buffers[4].place = arena(1000, 2, 4);
+        let later = super::totals(&plan);
+        assert_eq!((later.arena_bytes, later.peak_bytes), (1064, 192 + 64));
+        plan.buffers[2].place = arena(192, 2, 2);
+        assert_eq!(super::totals(&plan).peak_bytes, 192);
+    }
+
+    #[test]
+    fn what_does_not_fit_stays_at_the_largest_number() {
+        let mut plan = fixtures::wide();
+        for buffer in &mut plan.buffers {
+            (buffer.rows, buffer.features) = (u64::MAX, u64::MAX);
+        }
+        plan.tables.fill(Table {
+            name: "endless".into(),
+            form: TableForm::Offsets,
+            segments: u64::MAX,
+            rows: u64::MAX,
+            total_rows: u64::MAX,
+            longest: u64::MAX,
+            empty: 0,
+            hash: Hash(0),
+            source: TableSource::Bound,
+        });
+        fixtures::recount(&mut plan);
+        assert!(plan.steps.iter().all(|step| step.cost.read == u64::MAX && step.cost.written == u64::MAX));
+        assert_eq!((plan.totals.arena_bytes, plan.totals.peak_bytes, plan.totals.moved_bytes()), (u64::MAX, u64::MAX, u64::MAX));
+        assert_eq!(plan.memory_bytes(), None);
+        assert_eq!(plan.floor().read, u64::MAX);
+    }
+}

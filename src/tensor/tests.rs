@@ -21,6 +21,9 @@ fn layouts_reach_the_same_elements() {
     let column = TensorView::from_column(&data);
     assert_eq!((column.shape(), column.get::<f32>(4, 0)), ([6, 1], 4.0));
     assert!(column.elements::<f64>().is_none());
+    let second = backwards.columns(1..2);
+    assert_eq!((second.shape(), second.get::<f32>(0, 0), second.get::<f32>(2, 0)), ([3, 1], 5.0, 1.0));
+    assert_eq!(columns.columns(2..2).shape(), [3, 0]);
 }
 
 #[test]

@@ -58,6 +58,28 @@ fn bad_data_is_told_with_index_and_value() {
     insta::assert_snapshot!(told(|memory| memory.weights.truncate(3)), @"w: `w` has shape [3, 1], planned was [4, 1]; a plan holds for one shape; plan again for another [shape]");
 }
 
+/// A plan may look ids up in one column of several; that one is the one to check.
+#[test]
+fn the_column_that_is_looked_up_is_the_one_that_is_checked() {
+    let (mut plan, segments) = plan();
+    let ids = plan.inputs().find(|(_, buffer)| &*buffer.name == "char.ids").expect("ids").0;
+    plan.buffers[ids.index()].features = 2;
+    plan.views.iter_mut().filter(|view| view.buffer == ids).for_each(|view| view.first_column = 1);
+    plan.verify().unwrap();
+    let check = |pairs: &[i32; 8]| {
+        let (table, weights, mut word) = ([0f32; 8], [1f32; 4], [0f32; 6]);
+        let bindings = Bindings::new()
+            .input("char.ids", TensorView::from_slice(pairs, [4, 2]).unwrap())
+            .input("char.table", TensorView::from_slice(&table, [4, 2]).unwrap())
+            .input("w", TensorView::from_column(&weights))
+            .output("word", TensorViewMut::from_slice(&mut word, [3, 2]).unwrap())
+            .table(&segments);
+        TableSet::new().check(&plan, &bindings).map_or_else(|error| error.message().to_owned(), |()| "fine".into())
+    };
+    assert_eq!(check(&[9, 0, -1, 3, 9, 1, 9, 2]), "fine");
+    assert_eq!(check(&[0, 0, 0, 3, 0, 9, 0, 2]), "`char.ids`[2] = 9, but `char.table` has 4 rows");
+}
+
 #[test]
 fn bad_names_shapes_and_types_are_told() {
     let (plan, segments) = plan();
