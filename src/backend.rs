@@ -62,6 +62,16 @@ pub trait Backend: Send + Sync {
     fn compile(&self, plan: &Arc<Plan>) -> Result<Box<dyn Executable>>;
 }
 
+impl<B: Backend + ?Sized> Backend for Box<B> {
+    fn target(&self) -> &Target {
+        (**self).target()
+    }
+
+    fn compile(&self, plan: &Arc<Plan>) -> Result<Box<dyn Executable>> {
+        (**self).compile(plan)
+    }
+}
+
 /// A plan, loaded on a backend: run it again and again with new data.
 pub trait Executable: Send {
     /// Runs every step. The first call checks everything and takes what memory it needs; later calls allocate nothing.

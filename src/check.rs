@@ -114,7 +114,7 @@ fn graph_terms(graph: &LevelGraph, terms: &mut Terms) -> Result<Wanted> {
             found.ok_or_else(|| Error::new(ErrorCode::GraphInvalid, format!("{node} has no operand {index}")))
         };
         let results: Vec<TermId> = match graph.op(node) {
-            Op::Input { name, .. } => vec![terms.input(name)],
+            Op::Input { name, .. } => vec![terms.input(name, graph.value_type(Value { node, port: 0 }).features())],
             Op::Gather => vec![terms.gather(operand(0)?, operand(1)?)],
             Op::Slice { .. } | Op::Transpose | Op::Contiguous | Op::Stack | Op::Squeeze | Op::Rename => vec![operand(0)?],
             Op::Concat { .. } => {

@@ -33,6 +33,18 @@ pub struct Value {
     pub(crate) port: u32,
 }
 
+impl Value {
+    /// The node that makes it.
+    pub fn node(self) -> NodeId {
+        self.node
+    }
+
+    /// Which of the node's results it is: an index into [`LevelGraph::types`].
+    pub fn port(self) -> usize {
+        crate::widen(self.port)
+    }
+}
+
 /// What a value is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ValueType {

@@ -448,3 +448,6 @@ fn negative(list: &str, index: usize, value: &dyn fmt::Display) -> Error {
 fn past_rows(what: &str, index: usize, value: u64, rows: u64) -> Error {
     Error::new(ErrorCode::PastRows, format!("{what} {value}, but there are {rows} rows")).at_index(widen_u64(index))
 }
+
+#[cfg(test)]
+mod tests;

@@ -400,3 +400,6 @@ fn address_range(base: *const u8, dtype: DType, layout: &Layout) -> Range<usize>
         Ok(None) | Err(_) => base.addr()..base.addr(),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -102,6 +102,10 @@ pub(crate) struct BenchArgs {
     #[arg(long, default_value_t = 0.0, value_name = "SECONDS")]
     seconds: f64,
 
+    /// The buffer that memory's bandwidth is measured over [default: four times the last cache, within 256M and 1G]
+    #[arg(long, value_name = "BYTES")]
+    stream_bytes: Option<ByteSize>,
+
     /// Prints JSON
     #[arg(long, conflicts_with = "markdown")]
     json: bool,
@@ -230,7 +234,7 @@ fn wrong_result(contender: &Contender) -> Error {
 
 /// Bandwidths, and how many rounds there were.
 fn measure(args: &BenchArgs, contenders: &mut [Contender], inputs: &[Input<'_>], ui: &Ui) -> CliResult<(Streams, u32)> {
-    let mut stream = Stream::new(args.threads());
+    let mut stream = Stream::new(args.threads(), args.stream_bytes.map(|size| size.0));
     stream.measure();
     let (mut reads, mut writes) = (Vec::new(), Vec::new());
     let bar = ui.progress(args.rounds.into(), "measuring");

@@ -6,6 +6,8 @@ use crate::input::{BIND_HELP, Bind};
 use crate::options::PlanOptions;
 use crate::spec_file::{Document, Loaded, read_document};
 use crate::ui::Ui;
+use layout::backends::svg::SVGWriter;
+use layout::gv::{DotParser, GraphBuilder};
 use levelfold::error::suggestion;
 use levelfold::graph::LevelGraph;
 use levelfold::optimize::{Decision, Observer, Pipeline, Planned, Planner};
@@ -61,6 +63,8 @@ enum Format {
     Json,
     /// For Graphviz
     Dot,
+    /// Drawn
+    Svg,
 }
 
 pub(crate) fn run(args: ExplainArgs, ui: &Ui) -> CliResult {
@@ -105,7 +109,22 @@ fn print_plan(plan: &Plan, format: Format, ui: &Ui) -> CliResult {
         Format::Text => ui.print(plan),
         Format::Json => ui.print(plan.to_json()),
         Format::Dot => ui.print(plan.to_dot()),
+        Format::Svg => ui.print(draw(&plan.to_dot())?),
     }
+}
+
+/// Lays a graph out, top down.
+fn draw(dot: &str) -> Result<String, Error> {
+    let graph = DotParser::new(dot)
+        .process()
+        .map_err(|cause| Error::new(ErrorCode::Internal, format!("the plan cannot be drawn: {cause}")).help("use --format dot"))?;
+    let mut builder = GraphBuilder::new();
+    builder.visit_graph(&graph);
+    let mut drawing = builder.get();
+    let mut svg = SVGWriter::new();
+    let (debugging, disable_optimizations, disable_layout) = (false, false, false);
+    drawing.do_it(debugging, disable_optimizations, disable_layout, &mut svg);
+    Ok(svg.finalize())
 }
 
 fn why(planned: &Planned) -> String {

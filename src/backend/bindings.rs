@@ -380,3 +380,6 @@ fn check_mean_weights_of<T: Value>(view: TensorView<'_>, buffer: &Buffer, segmen
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -30,7 +30,7 @@ impl<'a> Memory<'a> {
             .buffers
             .iter()
             .map(|buffer| match buffer.place {
-                Place::Input | Place::Param => Content::Columns(vec![(0..buffer.features, terms.input(&buffer.name))]),
+                Place::Input | Place::Param => Content::Columns(vec![(0..buffer.features, terms.input(&buffer.name, buffer.features))]),
                 Place::Output | Place::Arena { .. } => Content::Columns(Vec::new()),
             })
             .collect();
@@ -76,16 +76,14 @@ impl<'a> Memory<'a> {
     }
 
     fn read_columns(&self, buffer: BufferId, columns: Range<u64>, terms: &mut Terms) -> Result<TermId> {
+        if columns.is_empty() {
+            return Ok(terms.nothing());
+        }
         match &self.content[buffer.index()] {
             Content::Spoiled { by } => Err(wrong(format!("{} was overwritten by {}", self.name(buffer), self.name(*by)))),
             Content::Packed { .. } => Err(wrong(format!("{} holds packed segments, not rows", self.name(buffer)))),
             Content::Columns(written) => {
                 let inside: Vec<_> = written.iter().filter(|(at, _)| at.start < columns.end && columns.start < at.end).collect();
-                // Of no features, there is nothing to be written, and any one value will do.
-                let empty: Option<&(Range<u64>, TermId)> = written.iter().find(|(at, _)| at.is_empty() && *at == columns);
-                if let Some((_, term)) = empty {
-                    return Ok(*term);
-                }
                 let mut at = columns.start;
                 for (part, _) in &inside {
                     if part.start != at {
@@ -114,9 +112,11 @@ impl<'a> Memory<'a> {
                     Content::Columns(written) => written.clone(),
                     Content::Packed { .. } | Content::Spoiled { .. } => Vec::new(),
                 };
-                written.retain(|(at, _)| at.end <= columns.start || columns.end <= at.start);
-                written.push((columns, term));
-                written.sort_by_key(|(at, _)| at.start);
+                if !columns.is_empty() {
+                    written.retain(|(at, _)| at.end <= columns.start || columns.end <= at.start);
+                    written.push((columns, term));
+                    written.sort_by_key(|(at, _)| at.start);
+                }
                 Content::Columns(written)
             }
         };

@@ -96,12 +96,17 @@ impl Terms {
         id
     }
 
-    pub(super) fn input(&mut self, name: &Arc<str>) -> TermId {
-        self.intern(Term::Input(name.clone()))
+    /// Rows without features: there is nothing in them to differ by, whatever they were made of.
+    pub(super) fn nothing(&mut self) -> TermId {
+        self.intern(Term::Concat(Vec::new()))
+    }
+
+    pub(super) fn input(&mut self, name: &Arc<str>, features: u64) -> TermId {
+        if features == 0 { self.nothing() } else { self.intern(Term::Input(name.clone())) }
     }
 
     pub(super) fn gather(&mut self, ids: TermId, table: TermId) -> TermId {
-        self.intern(Term::Gather { ids, table })
+        if table == self.nothing() { table } else { self.intern(Term::Gather { ids, table }) }
     }
 
     /// Parts side by side; a part that is a concat itself counts as its parts.
@@ -121,6 +126,9 @@ impl Terms {
 
     /// A fold by a table; one that was composed is the two folds that it stands for.
     pub(super) fn fold(&mut self, rows: TermId, tables: &dyn Tables, table: TableId, how: How, weights: Option<TermId>) -> Result<TermId> {
+        if rows == self.nothing() {
+            return Ok(rows);
+        }
         let facts = tables.facts(table);
         if let Some((lower, upper)) = facts.composed {
             let collapses = match how.reducer {

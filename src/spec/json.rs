@@ -25,13 +25,14 @@
 //!
 //! Anything else is refused. Every error of a spec is reported, each with its level and its JSON path. A `$schema` field is allowed on top.
 
+mod write;
+
 use super::node::Node;
 use super::{Hierarchy, Ids, LeafSource, Leaves, Level, LookupTable, SegmentSource, Weights};
 use crate::dtype::DType;
 use crate::error::{Error, ErrorCode, Result, suggestion};
 use crate::reducer::{OnEmpty, Reducer};
 use crate::segments::Segments;
-use serde_json::json;
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -53,15 +54,6 @@ impl Hierarchy {
             (_, 1) => Err(reader.errors.remove(0)),
             (_, count) => Err(Error::collected(ErrorCode::SpecInvalid, format!("the spec has {count} errors"), reader.errors)),
         }
-    }
-
-    /// The JSON form, over several lines.
-    pub fn to_json(&self) -> String {
-        let levels: Vec<_> = self.levels.iter().map(level_to_json).collect();
-        let value = json!({ "leaves": leaves_to_json(&self.leaves), "levels": levels });
-        let mut text = format!("{value:#}");
-        text.push('\n');
-        text
     }
 }
 
@@ -134,7 +126,8 @@ impl Reader {
         for (index, node) in levels.iter().enumerate() {
             let place = fields.at("levels").item(index);
             let level = self.level(node, place.clone(), &mut below);
-            let name = level.as_ref().map(|level| level.name.to_string());
+            // Also of a level with errors of its own.
+            let name = name_of(node);
             if let Some(name) = &name
                 && let Some(first) = names.iter().position(|known| known.as_ref() == Some(name))
             {
@@ -537,60 +530,7 @@ fn name_of(node: &Node) -> Option<String> {
     })
 }
 
-type Map = serde_json::Map<String, serde_json::Value>;
-
-fn leaves_to_json(leaves: &Leaves) -> Map {
-    let mut map = Map::new();
-    map.insert("name".into(), json!(leaves.name));
-    match &leaves.source {
-        LeafSource::Values { dtype, features } => {
-            map.insert("dtype".into(), json!(dtype));
-            map.insert("features".into(), json!(features));
-        }
-        LeafSource::Lookup { ids, table } => {
-            map.insert("ids".into(), json!({ "name": ids.name, "dtype": ids.dtype }));
-            let LookupTable { name, dtype, rows, features } = table;
-            map.insert("table".into(), json!({ "name": name, "dtype": dtype, "rows": rows, "features": features }));
-        }
-    }
-    if let Some(rows) = leaves.rows {
-        map.insert("rows".into(), json!(rows));
-    }
-    if leaves.keep {
-        map.insert("keep".into(), json!(true));
-    }
-    map
-}
-
-fn level_to_json(level: &Level) -> Map {
-    let mut map = Map::new();
-    map.insert("name".into(), json!(level.name));
-    let segments = match &level.segments {
-        SegmentSource::Binding(name) => json!(name),
-        SegmentSource::Inline(segments) => match segments.offsets() {
-            Some(offsets) => json!({ "offsets": offsets }),
-            None => {
-                let ranges: Vec<[u64; 2]> = segments.ranges().map(|range| [range.start, range.end]).collect();
-                json!({ "ranges": ranges, "rows": segments.rows() })
-            }
-        },
-    };
-    map.insert("segments".into(), segments);
-    map.insert("reduce".into(), if let [only] = level.reduce[..] { json!(only) } else { json!(level.reduce) });
-    if let Some(weights) = &level.weights {
-        map.insert("weights".into(), json!({ "name": weights.name, "dtype": weights.dtype }));
-    }
-    if let Some(on_empty) = level.on_empty {
-        map.insert("on_empty".into(), json!(on_empty));
-    }
-    if let Some(dtype) = level.dtype {
-        map.insert("dtype".into(), json!(dtype));
-    }
-    if level.keep {
-        map.insert("keep".into(), json!(true));
-    }
-    map
-}
-
+#[cfg(test)]
+mod schema_tests;
 #[cfg(test)]
 mod tests;

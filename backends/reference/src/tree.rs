@@ -59,3 +59,6 @@ fn pairs<R: ReduceOp>(level: &[f64]) -> f64 {
 fn widened<A: Accumulator>(blocks: &[A]) -> Vec<f64> {
     blocks.iter().map(|block| block.as_f64()).collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -22,9 +22,9 @@ const LEAST_BYTES: u64 = 256 << 20;
 const MOST_BYTES: u64 = 1 << 30;
 
 impl Stream {
-    /// A buffer of four times the last cache, within 256 MiB and 1 GiB; every page of it is touched.
-    pub(crate) fn new(threads: usize) -> Self {
-        let bytes = last_cache_bytes().unwrap_or(0).saturating_mul(4).clamp(LEAST_BYTES, MOST_BYTES);
+    /// A buffer of so many bytes, or of four times the last cache, within 256 MiB and 1 GiB; every page of it is touched.
+    pub(crate) fn new(threads: usize, bytes: Option<u64>) -> Self {
+        let bytes = bytes.unwrap_or_else(|| last_cache_bytes().unwrap_or(0).saturating_mul(4).clamp(LEAST_BYTES, MOST_BYTES)).max(8);
         let words = usize::try_from(bytes / 8).unwrap_or(1 << 20);
         let mut stream = Stream { words: vec![0; words], threads: threads.max(1) };
         stream.fill(1);

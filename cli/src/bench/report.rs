@@ -212,15 +212,16 @@ impl Report {
         let samples: Vec<String> = self.rows.iter().map(|row| row.samples.to_string()).collect();
         let mut notes = vec![
             format!("{} rounds in varying order; samples a row: {}.", self.rounds, samples.join(", ")),
-            "moved: bytes that the plan's steps read and write. % read bw: moved bytes a second, of the read bandwidth of memory.".into(),
+            "moved: bytes that the plan's steps read and write, a looked-up row each time it is looked up.".into(),
+            "% read bw: moved bytes a second, of the read bandwidth of memory.".into(),
             "% floor: the least time for this result (needed inputs at read, outputs at write bandwidth), of the median.".into(),
-            "grown: the process, from before planning to after the first run, outputs included.".into(),
+            "grown: the peak of the process up to the end of the first run, outputs included; freed memory that is used again does not count.".into(),
             "check: bits = every bit of the reference backend; bound = reassociated, every element within the bound against f64.".into(),
             "error: the largest difference from f64, relative to the same fold of the magnitudes.".into(),
         ];
-        let largest = self.rows.iter().map(|row| row.moved_bytes).max().unwrap_or(0);
-        if self.machine.last_cache_bytes.is_some_and(|cache| largest < cache.saturating_mul(2)) {
-            notes.push("The data fits the caches, so shares of memory bandwidth say little here.".into());
+        let least = self.rows.iter().map(|row| row.moved_bytes).min().unwrap_or(0);
+        if let Some(cache) = self.machine.last_cache_bytes.filter(|cache| least < cache.saturating_mul(2)) {
+            notes.push(format!("The last cache holds {}: part of the data may come from there, and not from memory.", bytes(cache)));
         }
         notes
     }

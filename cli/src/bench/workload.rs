@@ -133,7 +133,7 @@ impl Workload {
             }
             Workload::Flat => {
                 let mut lengths = vec![64; narrow(rows / 64)?];
-                lengths.extend((rows % 64 > 0).then_some(rows % 64));
+                lengths.extend(Some(rows % 64).filter(|&rest| rest > 0));
                 vec![Level::new("segment", Segments::from_lengths(&lengths)?)]
             }
             Workload::Ones => vec![Level::new("segment", Segments::from_lengths(&vec![1u64; narrow(rows)?])?)],

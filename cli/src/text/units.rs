@@ -21,19 +21,6 @@ pub(crate) enum Ids {
     U32(Vec<u32>),
 }
 
-impl Ids {
-    /// The bytes that they occupy, beside the text.
-    pub(crate) fn bytes(&self) -> u64 {
-        let bytes = match self {
-            Ids::Text => 0,
-            Ids::U8(ids) => ids.len(),
-            Ids::U16(ids) => 2 * ids.len(),
-            Ids::U32(ids) => 4 * ids.len(),
-        };
-        u64::try_from(bytes).unwrap_or(u64::MAX)
-    }
-}
-
 /// What ids point into: the key of every row. See [`key_of_grapheme`] for what a key is.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Vocabulary(pub(crate) Vec<u64>);

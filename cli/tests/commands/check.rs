@@ -1,0 +1,112 @@
+//! `levelfold check`.
+
+use crate::files::*;
+use crate::*;
+
+#[test]
+fn every_example_is_in_order() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/examples");
+    let mut count = 0;
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|extension| extension == "json") {
+            let text = run(&["check", path.to_str().unwrap()]).ok();
+            assert!(text.starts_with("the spec is in order\n") || text.starts_with("the spec is well formed; bind"), "{text}");
+            count += 1;
+        }
+    }
+    assert!(count >= 4);
+}
+
+#[test]
+fn every_mistake_is_reported_at_once() {
+    let folder = Folder::new();
+    let spec = folder.write(
+        "spec.json",
+        r#"{
+          "leaves": { "name": "char", "dtype": "f23", "features": 4 },
+          "levels": [
+            { "name": "word", "segments": { "lengths": [2, -1] }, "reduce": "maen" },
+            { "name": "word", "segments": { "lengths": [2] }, "reduce": "sum", "keeps": true }
+          ]
+        }"#,
+    );
+    let error = run(&["check", &spec]).error();
+    for part in [
+        "spec.json is refused [spec-invalid]",
+        "the spec has 5 errors",
+        "char: leaves.dtype: unknown dtype `f23`; did you mean `f32`? [unknown-word]",
+        "word: levels[0].segments.lengths: lengths[1] = -1 is negative",
+        "word: levels[0].reduce: unknown reducer `maen`; did you mean `mean`? [unknown-word]",
+        "word: levels[1]: unknown field `keeps`; did you mean `keep`? [unknown-name]",
+        "word: levels[1].name: the name `word` is taken by levels[0]; give each level a name of its own [duplicate-name]",
+    ] {
+        assert_contains(&error, part);
+    }
+}
+
+#[test]
+fn specs_that_cannot_be_folded_are_refused() {
+    let folder = Folder::new();
+    let refused = |levels: &str| {
+        let spec = format!(r#"{{"leaves": {{"name": "char", "dtype": "f32", "features": 4}}, "levels": [{levels}]}}"#);
+        run(&["check", &folder.write("spec.json", spec)]).error()
+    };
+    let empty = refused(r#"{"name": "word", "segments": {"lengths": [2, 0]}, "reduce": "mean"}"#);
+    assert_contains(&empty, "[empty-segment]");
+    assert_contains(&empty, "word: ");
+    let rows = refused(
+        r#"{"name": "a", "segments": {"lengths": [2, 1]}, "reduce": "sum"}, {"name": "b", "segments": {"lengths": [3]}, "reduce": "sum"}"#,
+    );
+    assert_contains(&rows, "b: levels[1].segments.lengths: its segments are for 3 rows, but the level below has 2 [rows-mismatch]");
+    assert_contains(&refused(r#"{"name": "word", "segments": {"lengths": [2]}, "reduce": "max", "weights": "w"}"#), "[weights]");
+    assert_contains(&refused(""), "there is no level above the leaves");
+    assert_contains(&run(&["check", &folder.write("cut.json", r#"{"leaves": {"name": "#)]).error(), "the spec is not valid JSON: EOF");
+    assert_contains(&run(&["check", &folder.write("bytes.json", [0xff, 0xfe])]).error(), "cannot read");
+    assert_contains(&run(&["check", &folder.at("none.json")]).error(), "No such file");
+}
+
+#[test]
+fn plans_are_verified_and_replayed() {
+    let folder = Folder::new();
+    let json = run(&["explain", &example("text.json"), "--format", "json"]).ok();
+    let plan = folder.write("plan.json", &json);
+    assert_contains(&run(&["check", &plan]).ok(), "the plan keeps its rules");
+    assert_contains(&run(&["check", &plan, "--spec", &example("text.json")]).ok(), "the plan computes what the spec asks for");
+    // Well formed, but another reducer than the spec asks for.
+    let other = folder.write("other.json", json.replacen("\"mean\"", "\"sum\"", 1));
+    let verdict = run(&["check", &other, "--spec", &example("text.json")]).error();
+    assert!(verdict.contains("[plan-wrong]") || verdict.contains("[plan-invalid]"), "{verdict}");
+    assert_contains(&run(&["check", &plan, "--spec", &example("protein.json")]).error(), "[plan-wrong]");
+    assert_contains(&run(&["check", &folder.write("cut.json", &json[..json.len() - 40])]).error(), "cut.json is refused");
+    let version = run(&["check", &folder.write("v.json", json.replace("\"version\": 1", "\"version\": 99"))]).error();
+    assert_contains(&version, "[plan-version]");
+    run(&["check", &example("text.json"), "--spec", &example("text.json")]).usage();
+}
+
+#[test]
+fn bound_files_are_held_against_the_spec() {
+    let folder = Folder::new();
+    let check = |binds: &[String]| {
+        let mut arguments = vec!["check".to_owned(), example("lookup.json")];
+        binds.iter().for_each(|bind| arguments.extend(["--bind".to_owned(), bind.clone()]));
+        run(&arguments.iter().map(String::as_str).collect::<Vec<_>>())
+    };
+    let ids = |count: usize| npy("|u1", false, &format!("({count},)"), &vec![7; count]);
+    let table = |rows: usize| safetensors(&[("byte.table", "BF16", &[rows, 32], vec![0; rows * 64])]);
+    let good_ids = format!("byte.ids={}", folder.write("ids.npy", ids(22)));
+    let good_table = format!("byte.table={}", folder.write("t.safetensors", table(256)));
+    assert_contains(&check(&[good_ids.clone(), good_table.clone()]).ok(), "the spec is in order");
+    let error = check(&[good_ids, format!("byte.table={}", folder.write("f.safetensors", table(255)))]).error();
+    assert_contains(&error, "byte.table: ");
+    assert_contains(&error, "has shape [255, 32], but the spec needs [256, 32] [shape]");
+    let floats = npy("<f4", false, "(22,)", &f32s([0.0; 22]));
+    let error = check(&[format!("byte.ids={}", folder.write("floats.npy", floats)), good_table]).error();
+    assert_contains(&error, "holds f32, but the spec says u8 [dtype]");
+}
+
+#[test]
+fn the_schema_is_json() {
+    let schema = run(&["check", "--schema"]).json();
+    assert_eq!(schema["required"], serde_json::json!(["leaves", "levels"]));
+}

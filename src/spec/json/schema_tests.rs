@@ -1,0 +1,133 @@
+//! The schema and the reader agree: on the examples of the documentation, and on each of them with one thing changed.
+
+use super::*;
+use serde_json::Value;
+
+const EXAMPLES: [&str; 4] = [
+    include_str!("../../../docs/examples/text.json"),
+    include_str!("../../../docs/examples/lookup.json"),
+    include_str!("../../../docs/examples/bound.json"),
+    include_str!("../../../docs/examples/protein.json"),
+];
+
+/// The part of JSON Schema that the schema uses; a keyword that is not in it fails the test.
+fn valid(schema: &Value, value: &Value, root: &Value) -> bool {
+    schema.as_object().expect("a schema is an object").iter().all(|(keyword, argument)| match keyword.as_str() {
+        "$schema" | "title" | "description" | "default" | "$defs" => true,
+        "$ref" => {
+            let name = argument.as_str().and_then(|path| path.strip_prefix("#/$defs/")).expect("a local reference");
+            valid(&root["$defs"][name], value, root)
+        }
+        "oneOf" => argument.as_array().expect("a list").iter().filter(|schema| valid(schema, value, root)).count() == 1,
+        "enum" => argument.as_array().expect("a list").contains(value),
+        "type" => match argument.as_str().expect("one type") {
+            "object" => value.is_object(),
+            "array" => value.is_array(),
+            "string" => value.is_string(),
+            "boolean" => value.is_boolean(),
+            "number" => value.is_number(),
+            "integer" => value.is_i64() || value.is_u64(),
+            "null" => value.is_null(),
+            other => panic!("type {other}"),
+        },
+        "required" => argument
+            .as_array()
+            .expect("a list")
+            .iter()
+            .all(|name| value.as_object().is_none_or(|object| object.contains_key(name.as_str().expect("a name")))),
+        "properties" => argument
+            .as_object()
+            .expect("an object")
+            .iter()
+            .all(|(name, schema)| value.get(name).is_none_or(|field| valid(schema, field, root))),
+        "additionalProperties" => {
+            let known = schema["properties"].as_object().expect("properties");
+            argument == false && value.as_object().is_none_or(|object| object.keys().all(|name| known.contains_key(name)))
+        }
+        "items" => value.as_array().is_none_or(|items| items.iter().all(|item| valid(argument, item, root))),
+        "minItems" => value.as_array().is_none_or(|items| Some(items.len() as u64) >= argument.as_u64()),
+        "maxItems" => value.as_array().is_none_or(|items| Some(items.len() as u64) <= argument.as_u64()),
+        "minLength" => value.as_str().is_none_or(|text| Some(text.chars().count() as u64) >= argument.as_u64()),
+        "minimum" => value.as_i64().is_none_or(|number| Some(number) >= argument.as_i64()) && !value.is_f64(),
+        "maximum" => value.as_u64().is_none_or(|number| Some(number) <= argument.as_u64()),
+        other => panic!("keyword {other}"),
+    })
+}
+
+/// Errors that no schema can express: of what numbers mean together, not of their form.
+fn is_about_form(error: &Error) -> bool {
+    let all = if error.causes().is_empty() { std::slice::from_ref(error) } else { error.causes() };
+    all.iter().any(|error| match error.code() {
+        ErrorCode::SpecInvalid => !error.message().contains("do not say how many rows"),
+        ErrorCode::UnknownName | ErrorCode::UnknownWord | ErrorCode::DType | ErrorCode::Negative | ErrorCode::OffsetsEmpty => true,
+        _ => false,
+    })
+}
+
+/// Every place in a document, as the path to it.
+fn places(value: &Value, path: String, into: &mut Vec<String>) {
+    match value {
+        Value::Object(fields) => fields.iter().for_each(|(name, field)| places(field, format!("{path}/{name}"), into)),
+        Value::Array(items) => items.iter().enumerate().for_each(|(index, item)| places(item, format!("{path}/{index}"), into)),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+    into.push(path);
+}
+
+#[test]
+fn the_schema_takes_what_the_reader_takes() {
+    let schema: Value = serde_json::from_str(SPEC_SCHEMA).unwrap();
+    let changes = [
+        serde_json::json!(null),
+        serde_json::json!(true),
+        serde_json::json!(7),
+        serde_json::json!(-1),
+        serde_json::json!(1.5),
+        serde_json::json!(""),
+        serde_json::json!("sum"),
+        serde_json::json!("u8"),
+        serde_json::json!("f64"),
+        serde_json::json!("nan"),
+        serde_json::json!([]),
+        serde_json::json!([1, 2]),
+        serde_json::json!(["sum", "max"]),
+        serde_json::json!({}),
+        serde_json::json!({"fill": "inf"}),
+        serde_json::json!({"lengths": [3]}),
+        serde_json::json!({"name": "x", "dtype": "f32"}),
+        serde_json::json!({"name": "x", "dtype": "i64"}),
+    ];
+    let mut compared = [0, 0];
+    for example in EXAMPLES {
+        let document: Value = serde_json::from_str(example).unwrap();
+        assert!(valid(&schema, &document, &schema) && Hierarchy::from_json(example).is_ok(), "{example}");
+        let mut all = Vec::new();
+        places(&document, String::new(), &mut all);
+        let mut documents = Vec::new();
+        for place in all.iter().filter(|place| !place.is_empty()) {
+            for change in &changes {
+                let mut document = document.clone();
+                *document.pointer_mut(place).unwrap() = change.clone();
+                documents.push(document);
+            }
+            let (parent, name) = place.rsplit_once('/').unwrap();
+            let mut without = document.clone();
+            if let Some(fields) = without.pointer_mut(parent).unwrap().as_object_mut() {
+                let field = fields.remove(name).unwrap();
+                documents.push(without.clone());
+                without.pointer_mut(parent).unwrap().as_object_mut().unwrap().insert(format!("{name}x"), field);
+                documents.push(without);
+            }
+        }
+        for document in documents {
+            let text = document.to_string();
+            let taken = match Hierarchy::from_json(&text) {
+                Ok(_) => true,
+                Err(error) => !is_about_form(&error),
+            };
+            assert_eq!(valid(&schema, &document, &schema), taken, "{text}\n{:?}", Hierarchy::from_json(&text).err());
+            compared[usize::from(taken)] += 1;
+        }
+    }
+    assert!(compared[0] > 1000 && compared[1] > 100, "{compared:?}");
+}
