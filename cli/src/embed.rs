@@ -266,7 +266,8 @@ impl Counts {
 impl<T: Value> Job<'_, T> {
     /// Cuts and folds documents: all at once where the memory limit allows, else in halves.
     fn batch(&mut self, batch: &Batch) -> CliResult {
-        let mut open = vec![0..batch.documents.len()];
+        let whole = 0..batch.documents.len();
+        let mut open = Vec::from([whole]);
         while let Some(part) = open.pop() {
             let documents = &batch.documents[part.clone()];
             let text = span(documents);

@@ -348,6 +348,6 @@ mod tests {
     #[test]
     fn an_interrupt_ends_it() {
         let stop = || Err(crate::failure::Failure::Interrupted);
-        assert!(cut("text", &[0..4], options(Unit::Byte, LineBreaks::End), &stop).is_err());
+        assert!(cut("text", std::slice::from_ref(&(0..4)), options(Unit::Byte, LineBreaks::End), &stop).is_err());
     }
 }
