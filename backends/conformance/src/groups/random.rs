@@ -7,8 +7,8 @@ use crate::tensor::{Arrangement, Fill};
 use levelfold::graph::{GraphBuilder, Reduce, Value, ValueType};
 use levelfold::{DType, Hierarchy, Leaves, Level, OnEmpty, Reducer, Result, Segments};
 
-const HIERARCHIES: u64 = 150;
-const GRAPHS: u64 = 150;
+const HIERARCHIES: u64 = 400;
+const GRAPHS: u64 = 400;
 
 /// Segments over `rows` rows: a partition or not, with lengths around blocks, with empty ones.
 fn segments(random: &mut Random, rows: u64) -> Segments {
