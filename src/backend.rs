@@ -74,7 +74,7 @@ impl<B: Backend + ?Sized> Backend for Box<B> {
 
 /// A plan, loaded on a backend: run it again and again with new data.
 pub trait Executable: Send {
-    /// Runs every step. The first call checks everything and takes what memory it needs; later calls allocate nothing.
+    /// Runs every step. The first call takes what memory it needs; later calls allocate nothing. Every call checks its bindings.
     ///
     /// Implementations begin with [`TableSet::check`], so that every backend refuses the same bindings with the same words.
     ///

@@ -9,12 +9,16 @@
 //!
 //! # A tour
 //!
-//! - [`Segments`] says which rows make a group; [`Hierarchy`] puts levels on top of each other; [`graph::GraphBuilder`] takes any other shape.
-//! - [`optimize::Planner`] turns that into a [`Plan`]: plain data that prints, compares, and reads back.
-//! - [`Plan::verify`] and [`check::replay`] hold a plan against its rules, and against what was asked.
-//! - [`backend`] is what a backend implements; `levelfold-cpu` and `levelfold-reference` do.
-//! - [`Engine`] does it all: [`Engine::prepare`], then [`Prepared::run`] over [`Bindings`] that borrow your memory.
-//! - [`numerics`] is the arithmetic that every backend follows.
+//! 1. [`Segments`] says which rows make a group; [`Hierarchy`] puts levels on top of each other; [`graph::GraphBuilder`] takes any other shape.
+//! 2. Either gives a [`graph::LevelGraph`]: literally the program that was asked for, copies and all.
+//! 3. [`optimize::Planner`] rewrites it and lowers it to a [`Plan`]: plain data that prints, compares, and reads back. What was fused, or was not and
+//!    why, comes with it as [`optimize::Decision`]s.
+//! 4. [`Plan::verify`] holds a plan against its rules, and [`check::replay`] against what was asked.
+//! 5. [`backend`] is what a backend implements; the crates `levelfold-cpu` and `levelfold-reference` do.
+//! 6. [`Engine`] does all of this: [`Engine::prepare`], then [`Prepared::run`] over [`Bindings`] that borrow your memory
+//!    ([`TensorView`], [`TensorViewMut`]). It shows the whole way from slices to vectors.
+//!
+//! [`numerics`] is the arithmetic that every backend follows, and [`error`] what goes wrong. Planning takes only this crate, and no backend:
 //!
 //! ```
 //! use levelfold::backend::Target;
@@ -32,6 +36,11 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! # Further reading
+//!
+//! In the folder `docs` of the repository: `architecture.md` (modules and invariants), `plan-format.md` (how to read a plan), `passes.md` (what each
+//! does and refuses), `numerics.md` (order, rounding, error bound), `writing-a-backend.md`, `testing.md` and `design.md` (what was decided, and why).
 pub mod backend;
 pub mod check;
 pub mod dtype;

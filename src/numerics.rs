@@ -420,12 +420,15 @@ pub fn unit_roundoff(dtype: DType) -> f64 {
 ///
 /// With u the accumulator's unit roundoff, v that of f64, b = min(n, 32) and h = ⌈log₂⌈n/32⌉⌉ levels of pairs:
 /// the block costs b − 1 additions (b with weights, one more for the product), the pairs h additions in f64, the division of a mean
-/// one rounding, the conversion to the level's type one more. The factors multiply: Π(1 + δᵢ) − 1, with γ(k) = ku ÷ (1 − ku).
+/// one rounding, the conversion to the level's type one more. The factors multiply: Π(1 + δᵢ) − 1, with γ(k) = ku ÷ (1 − ku). Infinite
+/// where ku reaches 1: a product over that many rows has no bound of this kind.
 pub fn error_bound(reducer: Reducer, n: u64, input: DType, output: DType, weighted: bool) -> f64 {
     if n == 0 {
         return 0.0;
     }
-    let gamma = |k: f64, u: f64| k * u / (1.0 - k * u);
+    let gamma = |k: f64, u: f64| if k * u < 1.0 { k * u / (1.0 - k * u) } else { f64::INFINITY };
+    // (1 + a)(1 + b) − 1, without the 1 in which a small a would be lost.
+    let both = |a: f64, b: f64| a + b + a * b;
     let u = unit_roundoff(input.accumulator());
     let v = unit_roundoff(DType::F64);
     let in_block = count_to_f64(n.min(BLOCK_ROWS_U64)) - 1.0 + if weighted { 1.0 } else { 0.0 };
@@ -437,14 +440,14 @@ pub fn error_bound(reducer: Reducer, n: u64, input: DType, output: DType, weight
         (Reducer::Sum | Reducer::Max | Reducer::Min | Reducer::Prod, _) => 0.0,
     };
     let rounding = if blocks == 1 && input.accumulator().widens_to(output) { 0.0 } else { unit_roundoff(output) };
-    let mut factor = (1.0 + gamma(in_block, u)) * (1.0 + gamma(pairs, v)) * (1.0 + division) * (1.0 + rounding);
+    let mut bound = both(both(both(gamma(in_block, u), gamma(pairs, v)), division), rounding);
     if weighted && reducer == Reducer::Mean {
         // Σw carries the error of its own additions, and divides.
-        let weights = gamma(in_block - 1.0, u) + gamma(pairs, v);
-        factor *= 1.0 / (1.0 - weights);
+        let weights = both(gamma(in_block - 1.0, u), gamma(pairs, v));
+        bound = both(bound, weights / (1.0 - weights));
     }
     match reducer {
-        Reducer::Sum | Reducer::Mean => factor - 1.0,
+        Reducer::Sum | Reducer::Mean => bound,
         // Exact, but for the conversion of what is chosen.
         Reducer::Max | Reducer::Min => {
             if input.widens_to(output) {
@@ -454,7 +457,7 @@ pub fn error_bound(reducer: Reducer, n: u64, input: DType, output: DType, weight
             }
         }
         // Relative to the product itself; each block beyond the first adds a multiplication.
-        Reducer::Prod => factor * (1.0 + gamma(count_to_f64(n), u)) - 1.0,
+        Reducer::Prod => both(bound, gamma(count_to_f64(n), u)),
     }
 }
 
