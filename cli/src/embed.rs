@@ -330,7 +330,9 @@ impl<T: Value> Job<'_, T> {
             return Ok(());
         }
         let found = match self.request.unit {
-            Unit::Byte => text.bytes().position(|byte| u64::from(byte) >= rows).map(|at| (at, format!("byte 0x{:02x}", text.as_bytes()[at]))),
+            Unit::Byte => {
+                text.bytes().position(|byte| u64::from(byte) >= rows).map(|at| (at, format!("byte 0x{:02x}", text.as_bytes()[at])))
+            }
             Unit::Char | Unit::Grapheme => text
                 .char_indices()
                 .find(|(_, c)| u64::from(u32::from(*c)) >= rows)
@@ -383,8 +385,10 @@ fn level_reports(request: &Request, rows: [u64; 6]) -> Vec<LevelReport> {
 /// What the file says about itself. Nothing in it depends on the machine, the threads or the batches.
 fn metadata(args: &EmbedArgs, request: &Request, sources: &[Source]) -> Vec<(&'static str, String)> {
     let levels: Vec<&str> = TextLevel::ALL.into_iter().map(|level| level.name(request.unit)).collect();
-    let reducers: serde_json::Map<String, serde_json::Value> =
-        TextLevel::ALL[1..].iter().map(|level| (level.name(request.unit).to_owned(), json!(request.reducers[level.index()].name()))).collect();
+    let reducers: serde_json::Map<String, serde_json::Value> = TextLevel::ALL[1..]
+        .iter()
+        .map(|level| (level.name(request.unit).to_owned(), json!(request.reducers[level.index()].name())))
+        .collect();
     let files: Vec<&str> = sources.iter().map(|source| &*source.name).collect();
     let table = match &args.table {
         None => json!({ "seed": args.seed }),

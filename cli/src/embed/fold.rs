@@ -120,9 +120,12 @@ impl Folder<'_> {
         self.totals.plan_time += began.elapsed();
         let needed = needed(&prepared, 0)?;
         if needed > memory_limit {
-            return Err(Error::new(ErrorCode::MemoryLimit, format!("folding {count} documents needs {needed} bytes, the limit is {memory_limit}"))
-                .at_level(name)
-                .help("raise --memory-limit, or leave the corpus out with --keep"));
+            return Err(Error::new(
+                ErrorCode::MemoryLimit,
+                format!("folding {count} documents needs {needed} bytes, the limit is {memory_limit}"),
+            )
+            .at_level(name)
+            .help("raise --memory-limit, or leave the corpus out with --keep"));
         }
         let mut row = vec![T::from_f32(0.0); features];
         let bindings = Bindings::new()

@@ -216,7 +216,9 @@ impl<'a> Reader<'a> {
                 let read = stream.by_ref().take(1 << 18).read_to_end(&mut part);
                 // Nobody listens any more once the command is interrupted.
                 if !matches!(read, Ok(1..)) || send.send(Ok(std::mem::take(&mut part))).is_err() {
-                    return if let Err(cause) = read { drop(send.send(Err(cause))) };
+                    return if let Err(cause) = read {
+                        drop(send.send(Err(cause)))
+                    };
                 }
             }
         });
