@@ -1,44 +1,48 @@
 //! `levelfold bench`: backends and optimization levels, side by side in one run.
 //!
-//! Every result is checked before it is timed, and again after: against the reference backend's bits, or, where a plan reassociates, against
-//! f64 within the printed bound. Rounds go through all contenders in an order that varies, and memory's bandwidth is measured again between
-//! rounds, so that a machine that slows down slows all of them.
+//! Every result is checked before it is timed, and after every sample ([`yardstick`]). Rounds go through all contenders in an order that
+//! varies, and memory's bandwidth is measured again before every sample: a machine that slows down slows all of them, and none finds its
+//! data in caches that the one before has warmed.
 
 mod bandwidth;
 mod contender;
 mod oracle;
+mod process;
 mod random;
 mod report;
 mod stats;
 mod workload;
+mod yardstick;
 
 use crate::backends::BackendName;
-use crate::execute::{Input, execute};
+use crate::execute::Input;
 use crate::failure::{CliResult, Failure};
 use crate::input::{BIND_HELP, Bind};
-use crate::memory::{Tensor, output_tensors};
+use crate::memory::Tensor;
 use crate::options::ByteSize;
 use crate::spec_file::{Loaded, read_spec};
 use crate::ui::Ui;
-use bandwidth::Stream;
-use contender::{Config, Contender, Verdict};
+use bandwidth::{Bandwidth, Stream};
+use contender::{Config, Contender};
+use levelfold::backend::Backend;
 use levelfold::optimize::Planner;
 use levelfold::{DType, Engine, EngineOptions, Error, ErrorCode, Hierarchy, OptLevel, Reducer};
+use process::HighWater;
 use report::{Report, RowFacts};
 use stats::Samples;
 use std::path::PathBuf;
-use std::time::Instant;
 use workload::{Size, Workload};
+use yardstick::{Verdict, Yardstick, different_elements};
 
 /// Measures backends and optimization levels against each other, and checks every result
 ///
-/// Without a spec it measures a workload made from a seed. A result that is not the reference backend's, bit for bit, fails the command;
-/// where a plan reassociates (-O2) and bits differ, every element must keep the error bound against f64 instead. The column `check` says
-/// which of the two was done.
+/// Without a spec it measures a workload made from a seed. A result that is not the reference backend's, bit for bit, fails the command:
+/// at -O0 and -O1 that of the literal program, at -O2 that of the same plan, whose elements must then keep the error bound against f64 as
+/// well. The reference backend is slow; a workload that it would take too long over is checked on a smaller copy, and the output says so.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
-  levelfold bench --workload text
+  levelfold bench --workload text --threads 2
   levelfold bench --workload skewed --backends cpu,reference --opt 0,1
   levelfold bench --workload text --dtype bf16 --reduce mean,max --rounds 31 --json > bench.json
   levelfold bench docs/examples/text.json --threads 1")]
@@ -54,7 +58,7 @@ pub(crate) struct BenchArgs {
     #[arg(long, value_enum, default_value_t = Workload::Text, value_name = "NAME")]
     workload: Workload,
 
-    /// Leaf rows of the workload [default: 1048576; wide: 65536, tiny: 2048]
+    /// Leaf rows of the workload [default: 1048576; wide: 65536, tiny: 2000]
     #[arg(long, alias = "size", value_name = "N")]
     rows: Option<u64>,
 
@@ -94,12 +98,12 @@ pub(crate) struct BenchArgs {
     #[arg(long, value_name = "BYTES")]
     memory_limit: Option<ByteSize>,
 
-    /// Rounds: samples of each contender (the reference backend gets every fourth)
-    #[arg(long, default_value_t = 11, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    /// Rounds: samples of each contender
+    #[arg(long, default_value_t = 15, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     rounds: u32,
 
-    /// Goes on with rounds until so many seconds are over
-    #[arg(long, default_value_t = 0.0, value_name = "SECONDS")]
+    /// The most time for samples, shared equally: a contender that has used its share gets no more, but 3 at least
+    #[arg(long, default_value_t = 15.0, value_name = "SECONDS")]
     seconds: f64,
 
     /// The buffer that memory's bandwidth is measured over [default: four times the last cache, within 256M and 1G]
@@ -115,42 +119,71 @@ pub(crate) struct BenchArgs {
     markdown: bool,
 }
 
-/// The reference backend is timed in one of so many rounds.
-const REFERENCE_EVERY: u64 = 4;
+/// Samples that every contender gets, however slow it is.
+const LEAST_SAMPLES: usize = 3;
+
+/// Fewer samples than this are remarked upon.
+const FEW_SAMPLES: u32 = 10;
+
+/// Up to so many leaf elements, times the reducers, a workload is checked as it is: the reference backend takes seconds over them.
+const MOST_CHECKED: u64 = 1 << 27;
 
 pub(crate) fn run(args: BenchArgs, ui: &Ui) -> CliResult {
-    if !args.seconds.is_finite() || args.seconds < 0.0 {
-        return Err(Failure::Usage("--seconds takes a number of 0 or more".into()));
+    let threads = args.threads;
+    let report = Bench { open: &|backend| backend.open(threads), most_checked: MOST_CHECKED, ui, args: &args }.run()?;
+    if args.json {
+        ui.print_json(&report)
+    } else if args.markdown {
+        ui.print(report.markdown())
+    } else {
+        ui.print(report.text())
     }
-    if args.rounds < 10 {
-        ui.warn(format_args!("{} rounds are few: take 10 or more for numbers to publish", args.rounds));
+}
+
+/// One benchmark.
+struct Bench<'a> {
+    args: &'a BenchArgs,
+    ui: &'a Ui,
+    /// Opens a backend by its name.
+    open: &'a dyn Fn(BackendName) -> Result<Box<dyn Backend>, Error>,
+    /// [`MOST_CHECKED`], unless a test says otherwise.
+    most_checked: u64,
+}
+
+/// A hierarchy and all of its data.
+struct Case {
+    loaded: Loaded,
+    made: Vec<Tensor>,
+}
+
+impl Case {
+    /// Inputs that nobody gave are made from the seed.
+    fn new(loaded: Loaded, seed: u64) -> Result<Self, Error> {
+        // Inputs are the same for every target, so any plan names them.
+        let plan = Planner::new(BackendName::Reference.target()?).opt(OptLevel::O0).plan(loaded.hierarchy.graph()?)?.plan;
+        let given: Vec<&str> = loaded.inputs.iter().map(|(name, _)| name.as_str()).collect();
+        let made = workload::data(&loaded.hierarchy, &plan, &given, seed)?;
+        Ok(Case { loaded, made })
     }
-    let loaded = match &args.spec {
-        Some(path) => Loaded::new(read_spec(path)?, &args.bind)?,
-        None => Loaded { hierarchy: args.workload.hierarchy(&args.size()?)?, inputs: Vec::new() },
-    };
-    let hierarchy = &loaded.hierarchy;
-    // Inputs are the same for every target, so any plan names them.
-    let plan = Planner::new(BackendName::Reference.target()?).opt(OptLevel::O0).plan(hierarchy.graph()?)?.plan;
-    let given: Vec<&str> = loaded.inputs.iter().map(|(name, _)| name.as_str()).collect();
-    let tensors = workload::data(hierarchy, &plan, &given, args.seed)?;
-    let mut inputs: Vec<Input<'_>> = Vec::new();
-    for (name, file) in &loaded.inputs {
-        inputs.push((name, file.view()?));
+
+    fn of_workload(workload: Workload, size: &Size) -> Result<Self, Error> {
+        Case::new(Loaded { hierarchy: workload.hierarchy(size)?, inputs: Vec::new() }, size.seed)
     }
-    for tensor in &tensors {
-        inputs.push((&tensor.name, tensor.view()?));
+
+    fn hierarchy(&self) -> &Hierarchy {
+        &self.loaded.hierarchy
     }
-    let mut contenders = prepare(&args, hierarchy, &inputs, ui)?;
-    let wrong: Vec<Error> = contenders.iter().filter(|contender| !contender.verdict.is_right()).map(wrong_result).collect();
-    if !wrong.is_empty() {
-        return Err(Error::collected(ErrorCode::Internal, "results are wrong, so nothing was timed", wrong).into());
+
+    fn inputs(&self) -> Result<Vec<Input<'_>>, Error> {
+        let mut inputs: Vec<Input<'_>> = Vec::new();
+        for (name, file) in &self.loaded.inputs {
+            inputs.push((name, file.view()?));
+        }
+        for tensor in &self.made {
+            inputs.push((&tensor.name, tensor.view()?));
+        }
+        Ok(inputs)
     }
-    let (streams, rounds) = measure(&args, &mut contenders, &inputs, ui)?;
-    for contender in &contenders {
-        contender.check_unchanged()?;
-    }
-    print(&args, &contenders, &streams, rounds, ui)
 }
 
 impl BenchArgs {
@@ -158,11 +191,13 @@ impl BenchArgs {
         if !self.dtype.is_float() {
             return Err(Error::new(ErrorCode::DType, format!("values cannot be {}", self.dtype)).help("values are f32, f64, f16 or bf16"));
         }
-        Ok(Size { rows: self.rows, features: self.features, dtype: self.dtype, reduce: self.reduce.clone(), seed: self.seed })
-    }
-
-    fn options(&self) -> EngineOptions {
-        EngineOptions { opt: OptLevel::O0, without: self.disable_pass.clone(), memory_limit: self.memory_limit.map(|limit| limit.0) }
+        Ok(Size {
+            rows: self.rows.unwrap_or(self.workload.rows()),
+            features: self.features.unwrap_or(self.workload.features()),
+            dtype: self.dtype,
+            reduce: self.reduce.clone(),
+            seed: self.seed,
+        })
     }
 
     fn threads(&self) -> usize {
@@ -185,78 +220,155 @@ impl BenchArgs {
     }
 }
 
-/// Prepares all contenders, warm and judged.
-fn prepare(args: &BenchArgs, hierarchy: &Hierarchy, inputs: &[Input<'_>], ui: &Ui) -> CliResult<Vec<Contender>> {
-    let configs = args.configs();
-    let bar = ui.progress(u64::try_from(configs.len() + 2).unwrap_or(0), "checking");
-    let reference = reference_outputs(hierarchy, inputs)?;
-    bar.inc(1);
-    ui.check_interrupt()?;
-    let expected = oracle::expect(hierarchy, inputs)?;
-    bar.inc(1);
-    let mut contenders = Vec::with_capacity(configs.len());
-    for config in configs {
-        ui.check_interrupt()?;
-        let name = format!("{} -{}", config.backend.name(), config.opt);
-        let mut contender =
-            Contender::new(config, args.options(), args.threads, hierarchy, inputs).map_err(|error| error.at_level(name))?;
-        contender.judge(&reference, &expected)?;
-        contenders.push(contender);
-        bar.inc(1);
-    }
-    bar.finish_and_clear();
-    Ok(contenders)
-}
-
-/// What the reference backend makes of the literal program.
-fn reference_outputs(hierarchy: &Hierarchy, inputs: &[Input<'_>]) -> Result<Vec<Tensor>, Error> {
-    let options = EngineOptions { opt: OptLevel::O0, ..EngineOptions::default() };
-    let prepared = Engine::with_options(BackendName::Reference.open(None)?, options).prepare(hierarchy)?;
-    let mut outputs = output_tensors(prepared.plan())?;
-    execute(&prepared, inputs, &mut outputs, |_| ())?;
-    Ok(outputs)
-}
-
-fn wrong_result(contender: &Contender) -> Error {
-    let Config { backend, opt } = contender.config;
-    let message = match contender.verdict {
-        Verdict::WrongBits { elements } => {
-            format!("{elements} element(s) differ from the reference backend's, and this plan keeps every bit")
+impl Bench<'_> {
+    fn run(&self) -> CliResult<Report> {
+        let args = self.args;
+        if !args.seconds.is_finite() || args.seconds < 0.0 {
+            return Err(Failure::Usage("--seconds takes a number of 0 or more".into()));
         }
-        Verdict::OutOfBound | Verdict::SameBits | Verdict::WithinBound => {
-            format!("an element is further from f64 than the bound allows; the largest relative error is {:e}", contender.error)
+        if args.rounds < FEW_SAMPLES {
+            self.ui.warn(format_args!("{} rounds are few: take {FEW_SAMPLES} or more for numbers to publish", args.rounds));
+        }
+        let (case, small) = self.cases()?;
+        let inputs = case.inputs()?;
+        let mut memory = HighWater::default();
+        let (mut contenders, checked_rows) = match small {
+            None => (self.checked(&case, &inputs, &mut memory)?, None),
+            Some((small, rows)) => (self.checked_on_copy(&small, &case, &inputs, &mut memory)?, Some(rows)),
+        };
+        let peak = memory.peak();
+        let streams = self.measure(&mut contenders, &inputs)?;
+        for contender in &mut contenders {
+            contender.check_once_more(&inputs)?;
+        }
+        let workload = match &args.spec {
+            Some(path) => path.display().to_string(),
+            None => args.workload.name().to_owned(),
+        };
+        let rows = contenders.iter().map(|contender| RowFacts::of(contender, &contenders, &streams)).collect();
+        let plan = contenders.first().map(|contender| &**contender.prepared.plan());
+        Ok(Report::new(workload, args.seed, plan, &streams, rows).checked_on(checked_rows).peak_memory(peak))
+    }
+
+    /// What is timed, and, where checking that would take too long, a copy of fewer rows to check instead.
+    fn cases(&self) -> Result<(Case, Option<(Case, u64)>), Error> {
+        let args = self.args;
+        if let Some(path) = &args.spec {
+            return Ok((Case::new(Loaded::new(read_spec(path)?, &args.bind)?, args.seed)?, None));
+        }
+        let size = args.size()?;
+        let case = Case::of_workload(args.workload, &size)?;
+        let wide = size.features.saturating_mul(u64::try_from(size.reduce.len()).unwrap_or(u64::MAX)).max(1);
+        if size.rows <= self.most_checked / wide {
+            return Ok((case, None));
+        }
+        let rows = (self.most_checked / wide).max(1);
+        let small = Case::of_workload(args.workload, &Size { rows, ..size })?;
+        Ok((case, Some((small, rows))))
+    }
+
+    /// All contenders, warm and judged by the reference over the same data.
+    fn checked(&self, case: &Case, inputs: &[Input<'_>], memory: &mut HighWater) -> CliResult<Vec<Contender>> {
+        let configs = self.args.configs();
+        let bar = self.ui.progress(u64::try_from(configs.len() + 1).unwrap_or(0), "checking");
+        let yardstick = Yardstick::new(case.hierarchy(), inputs)?;
+        bar.inc(1);
+        let mut contenders = Vec::with_capacity(configs.len());
+        for config in configs {
+            self.ui.check_interrupt()?;
+            let mut contender = self.contender(config, case.hierarchy(), inputs, memory)?;
+            contender.judgement = yardstick.judge(config.opt, &contender.prepared, &contender.outputs)?;
+            contenders.push(contender);
+            bar.inc(1);
+        }
+        bar.finish_and_clear();
+        refuse_wrong(&contenders)?;
+        Ok(contenders)
+    }
+
+    /// All contenders, warm and judged by the reference over a smaller copy, and by each other over all of the data.
+    fn checked_on_copy(&self, small: &Case, case: &Case, inputs: &[Input<'_>], memory: &mut HighWater) -> CliResult<Vec<Contender>> {
+        let small_inputs = small.inputs()?;
+        let judged = self.checked(small, &small_inputs, memory)?;
+        let mut contenders: Vec<Contender> = Vec::with_capacity(judged.len());
+        for judged in judged {
+            self.ui.check_interrupt()?;
+            let mut contender = self.contender(judged.config, case.hierarchy(), inputs, memory)?;
+            contender.judgement = judged.judgement;
+            let bit_exact = |contender: &Contender| contender.config.opt != OptLevel::O2;
+            if bit_exact(&contender)
+                && let Some(first) = contenders.iter().find(|other| bit_exact(other))
+            {
+                let elements = different_elements(&contender.outputs, &first.outputs);
+                if elements > 0 {
+                    contender.judgement.verdict = Verdict::WrongBits { elements };
+                }
+            }
+            contenders.push(contender);
+        }
+        refuse_wrong(&contenders)?;
+        Ok(contenders)
+    }
+
+    fn contender(&self, config: Config, hierarchy: &Hierarchy, inputs: &[Input<'_>], memory: &mut HighWater) -> Result<Contender, Error> {
+        let options = EngineOptions {
+            opt: config.opt,
+            without: self.args.disable_pass.clone(),
+            memory_limit: self.args.memory_limit.map(|limit| limit.0),
+        };
+        let prepare = || Contender::new(config, &Engine::with_options((self.open)(config.backend)?, options), hierarchy, inputs, memory);
+        prepare().map_err(|error| error.at_level(config.to_string()))
+    }
+
+    fn measure(&self, contenders: &mut [Contender], inputs: &[Input<'_>]) -> CliResult<Streams> {
+        let args = self.args;
+        let mut stream = Stream::new(args.threads(), args.stream_bytes.map(|size| size.0));
+        stream.measure();
+        let (mut reads, mut writes) = (Vec::new(), Vec::new());
+        let share = args.seconds / contenders.len().max(1) as f64;
+        let bar = self.ui.progress(args.rounds.into(), "measuring");
+        for round in 0..args.rounds {
+            for index in shuffled(contenders.len(), args.seed, round.into()) {
+                self.ui.check_interrupt()?;
+                let contender = &mut contenders[index];
+                if contender.spent < share || contender.sampled() < LEAST_SAMPLES {
+                    let Bandwidth { read, write } = stream.measure();
+                    reads.push(read);
+                    writes.push(write);
+                    contender.sample(inputs)?;
+                }
+            }
+            bar.inc(1);
+        }
+        bar.finish_and_clear();
+        Ok(Streams { read: Samples::new(reads), write: Samples::new(writes), bytes: stream.bytes(), threads: args.threads() })
+    }
+}
+
+/// An error that names every contender whose result is not right.
+fn refuse_wrong(contenders: &[Contender]) -> Result<(), Error> {
+    let wrong: Vec<Error> = contenders.iter().filter_map(wrong_result).collect();
+    if wrong.is_empty() { Ok(()) } else { Err(Error::collected(ErrorCode::Internal, "results are wrong, so nothing was timed", wrong)) }
+}
+
+fn wrong_result(contender: &Contender) -> Option<Error> {
+    let message = match contender.judgement.verdict {
+        Verdict::SameBits | Verdict::SamePlanBits => return None,
+        Verdict::Unseen => "the result was not checked".to_owned(),
+        Verdict::WrongBits { elements } => {
+            let against = match contender.config.opt {
+                OptLevel::O0 | OptLevel::O1 => "of the literal program",
+                OptLevel::O2 => "of the same plan",
+            };
+            format!("{elements} element(s) differ from the reference backend's {against}")
+        }
+        Verdict::OutOfBound => {
+            let error = contender.judgement.from_exact;
+            format!("an element is further from f64 than the bound allows; the largest relative error is {error:e}")
         }
     };
-    Error::new(ErrorCode::Internal, message)
-        .at_level(format!("{} -{opt}", backend.name()))
-        .help("please report it, with the spec and the seed")
-}
-
-/// Bandwidths, and how many rounds there were.
-fn measure(args: &BenchArgs, contenders: &mut [Contender], inputs: &[Input<'_>], ui: &Ui) -> CliResult<(Streams, u32)> {
-    let mut stream = Stream::new(args.threads(), args.stream_bytes.map(|size| size.0));
-    stream.measure();
-    let (mut reads, mut writes) = (Vec::new(), Vec::new());
-    let bar = ui.progress(args.rounds.into(), "measuring");
-    let start = Instant::now();
-    let mut round = 0;
-    while round < args.rounds || start.elapsed().as_secs_f64() < args.seconds {
-        let measured = stream.measure();
-        reads.push(measured.read);
-        writes.push(measured.write);
-        for index in shuffled(contenders.len(), args.seed, round.into()) {
-            ui.check_interrupt()?;
-            let contender = &mut contenders[index];
-            if contender.config.backend != BackendName::Reference || u64::from(round) % REFERENCE_EVERY == 0 {
-                contender.sample(inputs)?;
-            }
-        }
-        round += 1;
-        bar.inc(1);
-    }
-    bar.finish_and_clear();
-    let streams = Streams { read: Samples::new(reads), write: Samples::new(writes), bytes: stream.bytes(), threads: args.threads() };
-    Ok((streams, round))
+    let error = Error::new(ErrorCode::Internal, message).at_level(contender.config.to_string());
+    Some(error.help("please report it, with the spec and the seed"))
 }
 
 /// Bandwidths of memory, in bytes a second.
@@ -278,35 +390,5 @@ fn shuffled(count: usize, seed: u64, round: u64) -> Vec<usize> {
     order
 }
 
-fn print(args: &BenchArgs, contenders: &[Contender], streams: &Streams, rounds: u32, ui: &Ui) -> CliResult {
-    let workload = match &args.spec {
-        Some(path) => path.display().to_string(),
-        None => args.workload.name().to_owned(),
-    };
-    let rows: Vec<RowFacts> = contenders.iter().map(|contender| RowFacts::of(contender, contenders, streams)).collect();
-    let report = Report::new(workload, args.seed, rounds, contenders.first().map(|contender| &**contender.prepared.plan()), streams, rows);
-    if args.json {
-        ui.print_json(&report)
-    } else if args.markdown {
-        ui.print(report.markdown())
-    } else {
-        ui.print(report.text())
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn orders_vary_and_leave_nobody_out() {
-        let orders: Vec<Vec<usize>> = (0..20).map(|round| shuffled(5, 1, round)).collect();
-        for order in &orders {
-            let mut sorted = order.clone();
-            sorted.sort_unstable();
-            assert_eq!(sorted, [0, 1, 2, 3, 4]);
-        }
-        let first: std::collections::BTreeSet<usize> = orders.iter().map(|order| order[0]).collect();
-        assert!(first.len() > 2, "{orders:?}");
-    }
-}
+mod tests;

@@ -113,6 +113,26 @@ pub(super) fn deviation(expected: &Expected, output: &Tensor) -> Result<Deviatio
     Ok(deviation)
 }
 
+/// The largest difference of two results, relative to the magnitude.
+pub(super) fn distance(expected: &Expected, output: &Tensor, other: &Tensor) -> Result<f64, Error> {
+    let (view, other_view) = (output.view()?, other.view()?);
+    let features = output.shape[1];
+    let (mut found, mut wanted) = (vec![0.0; features], vec![0.0; features]);
+    let mut largest = 0.0f64;
+    for row in 0..output.shape[0] {
+        read_row(view, row, &mut found);
+        read_row(other_view, row, &mut wanted);
+        for (feature, (found, wanted)) in found.iter().zip(&wanted).enumerate() {
+            let (off, magnitude) = ((found - wanted).abs(), expected.magnitude[row * features + feature]);
+            // Where both are NaN, or the same infinity, `off` is NaN and does not count.
+            if off > 0.0 {
+                largest = largest.max(off / magnitude);
+            }
+        }
+    }
+    Ok(largest)
+}
+
 /// The rows of level 0.
 struct Leaves<'a> {
     ids: Option<TensorView<'a>>,

@@ -13,11 +13,14 @@ use serde::Serialize;
 pub(super) struct Report {
     workload: String,
     seed: u64,
-    rounds: u32,
     inputs: Vec<String>,
     levels: Vec<String>,
     machine: Machine,
     bandwidth: BandwidthFacts,
+    /// Rows of the copy that was checked instead, where checking all of them takes too long.
+    checked_rows: Option<u64>,
+    /// The most that the process held while it prepared and checked; the buffer of the bandwidth measurement comes on top.
+    peak_memory_bytes: Option<u64>,
     rows: Vec<RowFacts>,
 }
 
@@ -59,7 +62,7 @@ pub(super) struct RowFacts {
     of_bandwidth: f64,
     /// The least time that memory allows for this result: needed input bytes at read bandwidth, output bytes at write bandwidth.
     floor_seconds: f64,
-    /// The floor, of the median.
+    /// The median, of the floor: 1 is as fast as memory allows, more is slower.
     of_floor: f64,
     /// How much faster than the same backend at -O0.
     over_literal: Option<f64>,
@@ -69,8 +72,10 @@ pub(super) struct RowFacts {
     grown_bytes: Option<u64>,
     hash: String,
     check: &'static str,
-    /// The largest difference from f64, relative to the same fold of the magnitudes.
+    /// The largest difference from the reference backend at -O0, relative to the same fold of the magnitudes.
     error: f64,
+    /// The same from a fold in f64.
+    error_to_f64: f64,
 }
 
 impl RowFacts {
@@ -92,25 +97,25 @@ impl RowFacts {
             bytes_per_second,
             of_bandwidth: bytes_per_second / read,
             floor_seconds,
-            of_floor: floor_seconds / samples.median(),
+            of_floor: samples.median() / floor_seconds,
             over_literal: literal.map(|literal| literal.samples().median() / samples.median()),
             arena_bytes: plan.totals.arena_bytes,
             scratch_bytes: contender.prepared.scratch_bytes(),
             grown_bytes: contender.grown,
             hash: format!("{:016x}", contender.hash),
-            check: contender.verdict.name(),
-            error: contender.error,
+            check: contender.judgement.verdict.name(),
+            error: contender.judgement.from_reference,
+            error_to_f64: contender.judgement.from_exact,
         }
     }
 }
 
 impl Report {
-    pub(super) fn new(workload: String, seed: u64, rounds: u32, plan: Option<&Plan>, streams: &Streams, rows: Vec<RowFacts>) -> Self {
+    pub(super) fn new(workload: String, seed: u64, plan: Option<&Plan>, streams: &Streams, rows: Vec<RowFacts>) -> Self {
         let spread = |samples: &super::Samples| Spread { p10: samples.quantile(0.1), median: samples.median(), p90: samples.quantile(0.9) };
         Report {
             workload,
             seed,
-            rounds,
             inputs: plan.map_or(Vec::new(), |plan| {
                 plan.inputs().map(|(_, buffer)| format!("{} {}[{}, {}]", buffer.name, buffer.dtype, buffer.rows, buffer.features)).collect()
             }),
@@ -129,8 +134,20 @@ impl Report {
                 read_bytes_per_second: spread(&streams.read),
                 write_bytes_per_second: spread(&streams.write),
             },
+            checked_rows: None,
+            peak_memory_bytes: None,
             rows,
         }
+    }
+
+    /// Only so many rows were checked.
+    pub(super) fn checked_on(self, rows: Option<u64>) -> Self {
+        Report { checked_rows: rows, ..self }
+    }
+
+    /// The most memory that the process held.
+    pub(super) fn peak_memory(self, bytes: Option<u64>) -> Self {
+        Report { peak_memory_bytes: bytes, ..self }
     }
 
     /// For a terminal.
@@ -148,7 +165,7 @@ impl Report {
         let write = &self.bandwidth.write_bytes_per_second;
         let gigabytes = |rate: f64| three_digits(rate / 1e9);
         format!(
-            "workload {} (seed {}): {}; segments: {}\nmachine  {}, {} {}, {} thread(s)\nmemory   read {} GB/s (p10-p90 {}-{}), write {} GB/s (p10-p90 {}-{}), over {}, in every round",
+            "workload {} (seed {}): {}; segments: {}\nmachine  {}, {} {}, {} thread(s)\nmemory   read {} GB/s (p10-p90 {}-{}), write {} GB/s (p10-p90 {}-{}), over {}, before every sample",
             self.workload,
             self.seed,
             self.inputs.join(", "),
@@ -171,37 +188,40 @@ impl Report {
         let mut columns = Columns::new(&[
             "backend",
             "opt",
+            "samples",
             "median",
             "p10-p90",
             "moved",
             "copied",
             "GB/s",
-            "% read bw",
-            "% floor",
+            "floor",
+            "of floor",
             "vs -O0",
             "arena+scratch",
             "grown",
             "check",
             "error",
+            "from f64",
             "hash",
         ]);
-        let percent = |share: f64| format!("{:.0}%", 100.0 * share);
         for row in &self.rows {
             columns.row([
                 row.backend.to_owned(),
                 row.opt.clone(),
+                row.samples.to_string(),
                 seconds(row.seconds.median),
                 format!("{} - {}", seconds(row.seconds.p10), seconds(row.seconds.p90)),
                 bytes(row.moved_bytes),
                 bytes(row.copied_bytes),
                 three_digits(row.bytes_per_second / 1e9),
-                percent(row.of_bandwidth),
-                percent(row.of_floor),
+                seconds(row.floor_seconds),
+                format!("{:.0}%", 100.0 * row.of_floor),
                 row.over_literal.map_or_else(|| "-".into(), |times| format!("{}x", three_digits(times))),
                 bytes(row.arena_bytes.saturating_add(row.scratch_bytes)),
                 row.grown_bytes.map_or_else(|| "-".into(), bytes),
                 row.check.to_owned(),
-                format!("{:.1e}", row.error),
+                relative(row.error),
+                relative(row.error_to_f64),
                 row.hash[..8].to_owned(),
             ]);
         }
@@ -209,22 +229,36 @@ impl Report {
     }
 
     fn notes(&self) -> Vec<String> {
-        let samples: Vec<String> = self.rows.iter().map(|row| row.samples.to_string()).collect();
-        let mut notes = vec![
-            format!("{} rounds in varying order; samples a row: {}.", self.rounds, samples.join(", ")),
-            "moved: bytes that the plan's steps read and write, a looked-up row each time it is looked up.".into(),
-            "% read bw: moved bytes a second, of the read bandwidth of memory.".into(),
-            "% floor: the least time for this result (needed inputs at read, outputs at write bandwidth), of the median.".into(),
-            "grown: the peak of the process up to the end of the first run, outputs included; freed memory that is used again does not count.".into(),
-            "check: bits = every bit of the reference backend; bound = reassociated, every element within the bound against f64.".into(),
-            "error: the largest difference from f64, relative to the same fold of the magnitudes.".into(),
-        ];
+        let mut notes: Vec<String> = [
+            "p10-p90: the tenth and the ninetieth percentile of the samples, which were taken in rounds of varying order.",
+            "moved: bytes that the plan's steps read and write, a looked-up row each time it is looked up; GB/s: of these.",
+            "floor: the least time for this result, needed inputs and segments at read, outputs at write bandwidth; of floor: the median, 100% is ideal.",
+            "grown: the peak of the process up to the end of the first run, outputs included; freed memory that is used again does not count.",
+            "check: bits = every bit of the reference backend's literal program; plan bits = reassociated, every bit of the reference backend's run of",
+            "the same plan, within the bound against f64. error, from f64: the largest difference from the reference backend at -O0, and from f64,",
+            "relative to the same fold of the magnitudes.",
+        ]
+        .map(str::to_owned)
+        .into();
+        if let Some(rows) = self.checked_rows {
+            notes.push(format!(
+                "Checked on a copy of {rows} rows with the same seed, because the reference backend takes too long over all; over all rows only the bits of -O0 and -O1 were compared, with each other."
+            ));
+        }
+        if let Some(peak) = self.peak_memory_bytes {
+            notes.push(format!("The process held {} at most, inputs and the reference backend's results included.", bytes(peak)));
+        }
         let least = self.rows.iter().map(|row| row.moved_bytes).min().unwrap_or(0);
         if let Some(cache) = self.machine.last_cache_bytes.filter(|cache| least < cache.saturating_mul(2)) {
             notes.push(format!("The last cache holds {}: part of the data may come from there, and not from memory.", bytes(cache)));
         }
         notes
     }
+}
+
+/// A relative error: exactly zero is `0`.
+fn relative(error: f64) -> String {
+    if error == 0.0 { "0".into() } else { format!("{error:.1e}") }
 }
 
 fn cpu_name() -> Option<String> {

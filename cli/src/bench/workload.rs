@@ -17,13 +17,13 @@ pub(crate) enum Workload {
     Lookup,
     /// One segment has half of all rows, the others one row each
     Skewed,
-    /// Text of 2048 characters: what a call costs
+    /// 2000 rows in words, nothing above: what a call costs
     Tiny,
     /// Eight levels of 1-7 rows each
     Deep,
     /// Text with 1024 features
     Wide,
-    /// One level, every segment 64 rows
+    /// One segment of all rows
     Flat,
     /// One level, every segment one row
     Ones,
@@ -32,10 +32,10 @@ pub(crate) enum Workload {
 /// The sizes of a workload.
 #[derive(Clone, Debug)]
 pub(crate) struct Size {
-    /// Leaf rows; the workload's own number where it is not said.
-    pub(crate) rows: Option<u64>,
-    /// Features; the workload's own number where it is not said.
-    pub(crate) features: Option<u64>,
+    /// Leaf rows.
+    pub(crate) rows: u64,
+    /// Features.
+    pub(crate) features: u64,
     /// The type of the values.
     pub(crate) dtype: DType,
     /// The reducers of every level.
@@ -56,9 +56,8 @@ const SENTENCES: Lengths = Lengths { long: 59, short: 16, share: 4186 };
 const PARAGRAPHS: Lengths = Lengths { long: 11, short: 4, share: 5714 };
 const DEEP: Lengths = Lengths { long: 6, short: 6, share: 0 };
 
-/// 256 MiB of `f32`: more than the caches of most machines.
+/// With 64 features 256 MiB of `f32`: more than the caches of most machines.
 const ROWS: u64 = 1 << 20;
-const FEATURES: u64 = 64;
 
 impl Workload {
     /// As it is given on the command line.
@@ -75,29 +74,37 @@ impl Workload {
         }
     }
 
+    /// Leaf rows, where nothing is said.
+    pub(crate) fn rows(self) -> u64 {
+        match self {
+            Workload::Text | Workload::Lookup | Workload::Skewed | Workload::Deep | Workload::Flat | Workload::Ones => ROWS,
+            Workload::Tiny => 2000,
+            Workload::Wide => ROWS / 16,
+        }
+    }
+
+    /// Features, where nothing is said.
+    pub(crate) fn features(self) -> u64 {
+        match self {
+            Workload::Wide => 1024,
+            Workload::Text | Workload::Lookup | Workload::Skewed | Workload::Tiny | Workload::Deep | Workload::Flat | Workload::Ones => 64,
+        }
+    }
+
     /// The hierarchy, its segments drawn from the seed.
     ///
     /// # Errors
     /// What the sizes make impossible.
     pub(crate) fn hierarchy(self, size: &Size) -> Result<Hierarchy, Error> {
-        let rows = size.rows.unwrap_or(match self {
-            Workload::Text | Workload::Lookup | Workload::Skewed | Workload::Deep | Workload::Flat | Workload::Ones => ROWS,
-            Workload::Tiny => 2048,
-            Workload::Wide => ROWS / 16,
-        });
-        let features = size.features.unwrap_or(match self {
-            Workload::Wide => 1024,
-            Workload::Text | Workload::Lookup | Workload::Skewed | Workload::Tiny | Workload::Deep | Workload::Flat | Workload::Ones => {
-                FEATURES
-            }
-        });
+        let &Size { rows, features, .. } = size;
         let leaves = match self {
             Workload::Lookup => Leaves::lookup("char", DType::U8, size.dtype, 256, features),
             Workload::Text | Workload::Tiny | Workload::Wide => Leaves::values("char", size.dtype, features),
             Workload::Skewed | Workload::Deep | Workload::Flat | Workload::Ones => Leaves::values("row", size.dtype, features),
         };
         let mut levels = match self {
-            Workload::Text | Workload::Lookup | Workload::Tiny | Workload::Wide => {
+            Workload::Tiny => vec![Level::new("word", drawn(&WORDS, size.seed, 1, rows)?)],
+            Workload::Text | Workload::Lookup | Workload::Wide => {
                 let words = drawn(&WORDS, size.seed, 1, rows)?;
                 let sentences = drawn(&SENTENCES, size.seed, 2, words.len())?;
                 let paragraphs = drawn(&PARAGRAPHS, size.seed, 3, sentences.len())?;
@@ -131,11 +138,7 @@ impl Workload {
                 levels.push(Level::new("level8", Segments::whole(below)));
                 levels
             }
-            Workload::Flat => {
-                let mut lengths = vec![64; narrow(rows / 64)?];
-                lengths.extend(Some(rows % 64).filter(|&rest| rest > 0));
-                vec![Level::new("segment", Segments::from_lengths(&lengths)?)]
-            }
+            Workload::Flat => vec![Level::new("all", Segments::whole(rows))],
             Workload::Ones => vec![Level::new("segment", Segments::from_lengths(&vec![1u64; narrow(rows)?])?)],
         };
         for level in &mut levels {
@@ -224,7 +227,7 @@ mod tests {
     use levelfold::spec::SegmentSource;
 
     fn size(rows: u64) -> Size {
-        Size { rows: Some(rows), features: Some(2), dtype: DType::F32, reduce: vec![Reducer::Sum], seed: 7 }
+        Size { rows, features: 2, dtype: DType::F32, reduce: vec![Reducer::Sum], seed: 7 }
     }
 
     fn segments(hierarchy: &Hierarchy, level: usize) -> &Segments {
