@@ -68,6 +68,11 @@ pub use segments::Segments;
 pub use spec::{Hierarchy, Leaves, Level};
 pub use tensor::{Layout, TensorView, TensorViewMut};
 
+/// The README's example, run as a documentation test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 /// `u32` → `usize`: exact on every machine that this crate builds for.
 #[inline(always)]
 pub(crate) fn widen(value: u32) -> usize {
