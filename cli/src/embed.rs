@@ -13,11 +13,12 @@ mod store;
 
 use crate::failure::{CliResult, Failure};
 use crate::options::{PlanOptions, RunOptions};
-use crate::output::Output;
+use crate::output::{Header, Output};
 use crate::table::{FileTable, Seeded, TablePath, UnitTable};
 use crate::text::{Cut, CutOptions, InvalidUtf8, LineBreaks, Unit, cut};
 use crate::ui::Ui;
 use fold::{FoldTotals, Folded, Folder, Rows};
+use indicatif::ProgressBar;
 use levelfold::numerics::Value;
 use levelfold::{DType, Engine, EngineOptions, Error, ErrorCode};
 use report::{LevelReport, PlanReport, Report, Seconds, rate};
@@ -160,6 +161,7 @@ struct Job<'a, T> {
     target: u64,
     cut_time: Duration,
     write_time: Duration,
+    bar: ProgressBar,
     ui: &'a Ui,
 }
 
@@ -168,12 +170,13 @@ fn embed<T: Value>(args: &EmbedArgs, request: &Request, table: &UnitTable, ui: &
     let limit = request.memory_limit;
     let output = Output::create(&args.out)?;
     let sources = list(&args.paths, output.place(), ui)?;
+    let metadata = metadata(args, request, &sources);
+    // More names of files than a header takes are better refused now than after the work.
+    Header::new(&metadata, Vec::new())?;
     let options = EngineOptions { opt: args.plan.opt_level, without: args.plan.disable_pass.clone(), memory_limit: None };
     let engine = Engine::with_options(args.run.open_backend()?, options);
     let threads = args.run.threads.and_then(|threads| usize::try_from(threads).ok()).unwrap_or(0);
     let threads = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
-    // A tensor may wait in memory up to this size; there are up to 20 of them.
-    let bound = usize::try_from(limit / 512).unwrap_or(usize::MAX).min(4 << 20);
     let mut job = Job::<T> {
         sources: &sources,
         table,
@@ -186,16 +189,16 @@ fn embed<T: Value>(args: &EmbedArgs, request: &Request, table: &UnitTable, ui: &
             word_sizes: request.kept.has(TextLevel::Word),
         },
         threads: threads.map_err(|cause| Error::new(ErrorCode::BackendUnavailable, format!("cannot start threads: {cause}")))?,
-        store: Store::new(request, output.spool_directory(), bound),
+        store: Store::new(request, output.spool_directory()),
         rows: Rows::new(),
         documents: Vec::new(),
         batches: 0,
         target: BATCH_BYTES.min(limit / 32),
         cut_time: Duration::ZERO,
         write_time: Duration::ZERO,
+        bar: ui.progress(sources.iter().filter_map(Source::size).sum(), "embedding"),
         ui,
     };
-    let bar = ui.progress(sources.iter().filter_map(Source::size).sum(), "embedding");
     let mut reader = Reader::new(&sources, args.invalid_utf8, limit, ui);
     let mut read_time = Duration::ZERO;
     let mut counts = Counts::default();
@@ -205,16 +208,19 @@ fn embed<T: Value>(args: &EmbedArgs, request: &Request, table: &UnitTable, ui: &
         read_time += reading.elapsed();
         let Some(batch) = batch else { break };
         counts.add(&batch);
+        let streamed = batch.documents.iter().filter(|document| sources[document.source].size().is_none());
+        job.bar.inc_length(streamed.map(|document| document.source_bytes).sum());
         job.batch(&batch)?;
-        bar.inc(batch.documents.iter().map(|document| document.source_bytes).sum());
+        // What was cut twice, or repaired, was counted otherwise.
+        job.bar.set_position(counts.bytes);
     }
     job.corpus()?;
+    job.bar.set_message("writing");
     let writing = Instant::now();
     let rows = job.store.rows;
-    let metadata = metadata(args, request, &sources);
     let out = args.out.display().to_string();
     let out_bytes = job.store.finish::<T>(output, request, &metadata, ui)?;
-    bar.finish_and_clear();
+    job.bar.finish_and_clear();
     let total = began.elapsed();
     let totals = job.folder.totals;
     let write_time = job.write_time + writing.elapsed();
@@ -293,10 +299,15 @@ impl<T: Value> Job<'_, T> {
             documents.iter().map(|document| document.text.start - span.start..document.text.end - span.start).collect();
         let cutting = Instant::now();
         let (ui, options) = (self.ui, self.cut_options);
-        let cut = self.threads.install(|| cut(text, &ranges, options, &|| ui.check_interrupt()))?;
+        let bar = &self.bar;
+        let done = |bytes: u64| {
+            bar.inc(bytes);
+            ui.check_interrupt()
+        };
+        let cut = self.threads.install(|| cut(text, &ranges, options, &done))?;
         self.cut_time += cutting.elapsed();
         self.check_units(&cut, text, documents)?;
-        let held = wide(batch.text.len()) + cut.bytes() + wide(size_of_val(&self.documents[..]));
+        let held = wide(batch.text.len()) + cut.bytes() + wide(size_of_val(&self.documents[..])) + self.store.memory_bytes();
         let folded = self.folder.fold(text, &cut, held, &mut self.rows)?;
         if let Folded::Done { needed } = folded {
             let writing = Instant::now();

@@ -456,6 +456,13 @@ fn outputs_that_cannot_be_written_fail_before_the_work() {
 }
 
 #[test]
+fn a_text_is_not_overwritten_by_its_vectors() {
+    let place = Place::new().with("a", "precious").with("d/b", "x");
+    assert!(place.fails(&["d", "a", "--out", "./d/../a"], 2).contains("a is to be read and to be written"));
+    assert_eq!(fs::read(place.path("a")).unwrap(), b"precious");
+}
+
+#[test]
 fn an_error_leaves_the_old_output_alone() {
     let place = Place::new().with("a", "x").with("bad", b"\xff").with("corpus.safetensors", "old");
     place.error(&["a", "bad"]);

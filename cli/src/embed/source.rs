@@ -43,7 +43,7 @@ impl Source {
 /// What paths stand for, in order. Directories are walked by name; what begins with a dot is left out of them, and so is `output`.
 ///
 /// # Errors
-/// `file` where a path cannot be read, or where nothing is found; a usage error for two standard inputs.
+/// `file` where a path cannot be read, or where nothing is found; a usage error for two standard inputs, and for the output among the files.
 pub(crate) fn list(paths: &[PathBuf], output: &Path, ui: &Ui) -> CliResult<Vec<Source>> {
     let mut sources: Vec<Source> = Vec::new();
     for path in paths {
@@ -58,6 +58,10 @@ pub(crate) fn list(paths: &[PathBuf], output: &Path, ui: &Ui) -> CliResult<Vec<S
         if metadata.is_dir() {
             walk(path, output, &mut sources, ui)?;
         } else if metadata.is_file() {
+            if fs::canonicalize(path).is_ok_and(|real| real == output) {
+                let message = format!("{} is to be read and to be written: name another file with --out", path.display());
+                return Err(Failure::Usage(message));
+            }
             sources.push(file(path.clone(), metadata.len()));
         } else {
             sources.push(Source { name: path.display().to_string(), kind: Kind::Stream(path.clone()) });

@@ -36,18 +36,25 @@ struct LevelStore {
 }
 
 impl Store {
-    /// Nothing yet. Each tensor may take `bound` bytes of memory; the rest goes to files in `directory`.
-    pub(crate) fn new(request: &Request, directory: PathBuf, bound: usize) -> Self {
-        let column = |pending| Column { spool: Spool::new(&directory, bound), pending };
+    /// Nothing yet. What does not fit the memory that tensors may wait in goes to files in `directory`.
+    pub(crate) fn new(request: &Request, directory: PathBuf) -> Self {
+        let part = |share: u64, most: usize| usize::try_from(request.memory_limit / share).unwrap_or(usize::MAX).min(most);
+        let column = |pending| Column { spool: Spool::new(&directory, part(512, 4 << 20)), pending };
         let levels = request.kept.levels().map(|level| LevelStore {
             level,
-            values: Spool::new(&directory, bound),
+            values: Spool::new(&directory, part(64, 64 << 20)),
             // Offsets start at 0.
             offsets: column(vec![0]),
             spans: column(Vec::new()),
             documents: column(Vec::new()),
         });
         Store { levels: levels.collect(), rows: [0; 6], directory }
+    }
+
+    /// The bytes that wait in memory.
+    pub(crate) fn memory_bytes(&self) -> u64 {
+        let spools = self.levels.iter().flat_map(|store| [&store.values, &store.offsets.spool, &store.spans.spool, &store.documents.spool]);
+        spools.map(Spool::memory_bytes).sum()
     }
 
     /// Takes the rows of a batch.
@@ -106,7 +113,7 @@ impl Store {
             for (index, (name, dtype, shape, spool)) in columns.into_iter().enumerate() {
                 let spool = spool.map_err(|cause| file_error("write", &self.directory, cause))?;
                 if store.level.has_column(index) {
-                    tensors.push((Entry { name, dtype, shape }, spool.0.into_inner()));
+                    tensors.push((Entry { name, dtype, shape }, spool.file.into_inner()));
                 }
             }
         }
@@ -225,15 +232,23 @@ impl Cut {
 }
 
 /// A tensor that grows.
-struct Spool(SpooledTempFile);
+struct Spool {
+    file: SpooledTempFile,
+    bytes: u64,
+}
 
 impl Spool {
     fn new(directory: &Path, bound: usize) -> Self {
-        Spool(spooled_tempfile_in(bound, directory))
+        Spool { file: spooled_tempfile_in(bound, directory), bytes: 0 }
     }
 
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<()> {
-        self.0.write_all(bytes)
+        self.bytes += u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+        self.file.write_all(bytes)
+    }
+
+    fn memory_bytes(&self) -> u64 {
+        if self.file.is_rolled() { 0 } else { self.bytes }
     }
 }
 

@@ -61,22 +61,22 @@ struct Piece {
     opens_paragraph: bool,
 }
 
-/// Cuts documents that lie one after the other in `text`. `go_on` is asked before every task.
+/// Cuts documents that lie one after the other in `text`. `done` is told after every task how many bytes it cut, and may end the work.
 ///
 /// # Errors
-/// What `go_on` says; `overflow` for a word of more than 4 GiB.
-pub(crate) fn cut(text: &str, documents: &[Range<usize>], options: CutOptions, go_on: &(dyn Fn() -> CliResult + Sync)) -> CliResult<Cut> {
+/// What `done` says; `overflow` for a word of more than 4 GiB.
+pub(crate) fn cut(text: &str, documents: &[Range<usize>], options: CutOptions, done: &(dyn Fn(u64) -> CliResult + Sync)) -> CliResult<Cut> {
     let found: Vec<(u64, Vec<Piece>)> = documents.par_iter().map(|bytes| pieces(text, bytes.clone(), options.line_breaks)).collect();
     let document_paragraphs = found.iter().map(|(paragraphs, _)| *paragraphs).collect();
     let pieces: Vec<Piece> = found.into_iter().flat_map(|(_, pieces)| pieces).collect();
     let tasks: Vec<TaskCut<'_>> = tasks(&pieces)
         .into_par_iter()
         .map(|task| {
-            go_on()?;
-            TaskCut::new(text, task, options)
+            let cut = TaskCut::new(text, task, options)?;
+            done(wide(cut.part.text.len()))?;
+            Ok(cut)
         })
         .collect::<CliResult<_>>()?;
-    go_on()?;
     Ok(assemble(tasks, document_paragraphs, options.unit))
 }
 
@@ -263,7 +263,7 @@ mod tests {
                 end - text.len()..end
             })
             .collect();
-        cut(&text, &documents, options, &|| Ok(())).unwrap()
+        cut(&text, &documents, options, &|_| Ok(())).unwrap()
     }
 
     /// Sizes of groups as sums of the sizes of their members.
@@ -347,7 +347,7 @@ mod tests {
 
     #[test]
     fn an_interrupt_ends_it() {
-        let stop = || Err(crate::failure::Failure::Interrupted);
+        let stop = |_| Err(crate::failure::Failure::Interrupted);
         assert!(cut("text", std::slice::from_ref(&(0..4)), options(Unit::Byte, LineBreaks::End), &stop).is_err());
     }
 }

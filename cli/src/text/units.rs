@@ -49,7 +49,7 @@ impl Collector {
     pub(super) fn new(unit: Unit) -> Self {
         match unit {
             Unit::Byte => Collector::Byte,
-            Unit::Char => Collector::Char(CodePoints::default()),
+            Unit::Char => Collector::Char(CodePoints::new()),
             Unit::Grapheme => Collector::Grapheme(Graphemes::default()),
         }
     }
@@ -89,18 +89,21 @@ fn narrow(bytes: usize) -> u32 {
 }
 
 /// A set of code points.
-#[derive(Default)]
 pub(super) struct CodePoints {
-    ascii: u128,
+    ascii: [bool; 128],
     /// One bit for each code point, once there is one beyond ASCII.
     all: Vec<u64>,
 }
 
 impl CodePoints {
+    fn new() -> Self {
+        CodePoints { ascii: [false; 128], all: Vec::new() }
+    }
+
     fn insert_all(&mut self, word: &str) -> usize {
         if word.is_ascii() {
             for byte in word.bytes() {
-                self.ascii |= 1 << byte;
+                self.ascii[usize::from(byte & 0x7f)] = true;
             }
             return word.len();
         }
@@ -117,7 +120,7 @@ impl CodePoints {
     }
 
     fn merge(mut self, other: &CodePoints) -> Self {
-        self.ascii |= other.ascii;
+        self.ascii.iter_mut().zip(other.ascii).for_each(|(mine, theirs)| *mine |= theirs);
         if self.all.is_empty() {
             self.all.clone_from(&other.all);
         } else {
@@ -128,17 +131,11 @@ impl CodePoints {
 
     /// In ascending order.
     fn list(&self) -> Vec<u32> {
-        let ascii = [u64::try_from(self.ascii & u128::from(u64::MAX)).unwrap_or(0), u64::try_from(self.ascii >> 64).unwrap_or(0)];
-        let words = self.all.len().max(2);
-        let mut list = Vec::new();
-        for index in 0..words {
-            let mut bits = self.all.get(index).unwrap_or(&0) | ascii.get(index).unwrap_or(&0);
-            while bits != 0 {
-                list.push(narrow(index * 64) + bits.trailing_zeros());
-                bits &= bits - 1;
-            }
-        }
-        list
+        // What is ASCII is in the first of both, or in the second where it stands in a word with others.
+        let in_first = |code: u32| usize::try_from(code).is_ok_and(|code| self.ascii.get(code) == Some(&true));
+        let in_second = |code: u32| self.all.get(usize::try_from(code / 64).unwrap_or(0)).is_some_and(|word| word >> (code % 64) & 1 == 1);
+        let last = if self.all.is_empty() { 128 } else { 0x11_0000 };
+        (0..last).filter(|&code| in_first(code) || in_second(code)).collect()
     }
 }
 
@@ -197,7 +194,7 @@ pub(super) fn number(unit: Unit, parts: Vec<Part<'_>>) -> (Ids, Vocabulary) {
 }
 
 fn number_chars(parts: Vec<Part<'_>>) -> (Ids, Vocabulary) {
-    let seen = parts.iter().fold(CodePoints::default(), |seen, part| match &part.collector {
+    let seen = parts.iter().fold(CodePoints::new(), |seen, part| match &part.collector {
         Collector::Char(other) => seen.merge(other),
         Collector::Byte | Collector::Grapheme(_) => seen,
     });
