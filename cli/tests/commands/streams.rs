@@ -92,12 +92,13 @@ fn quiet_silences_remarks_and_not_errors() {
 #[cfg(unix)]
 #[test]
 fn ctrl_c_is_exit_130() {
-    let mut child = levelfold(&["bench", "--workload", "tiny", "--seconds", "600", "--stream-bytes", "1M"])
+    // So many rounds that it is still at work when the signal comes.
+    let mut child = levelfold(&["bench", "--workload", "tiny", "--rounds", "1000000", "--seconds", "600", "--stream-bytes", "1M"])
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    std::thread::sleep(Duration::from_millis(500));
+    std::thread::sleep(Duration::from_millis(1000));
     let sent = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
     assert!(sent.success());
     let mut stderr = String::new();
