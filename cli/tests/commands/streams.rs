@@ -93,7 +93,7 @@ fn quiet_silences_remarks_and_not_errors() {
 #[test]
 fn ctrl_c_is_exit_130() {
     // So many rounds that it is still at work when the signal comes.
-    let mut child = levelfold(&["bench", "--workload", "tiny", "--rounds", "1000000", "--seconds", "600", "--stream-bytes", "1M"])
+    let mut child = levelfold(&["bench", "--workload", "tiny", "--rounds", "100000", "--seconds", "600", "--stream-bytes", "1M"])
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
