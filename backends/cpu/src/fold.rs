@@ -4,7 +4,7 @@
 //! of partials; the rows of lower stages that a task makes are those of its own segments, since the tables above the lowest partition them.
 
 use crate::cuts::{Cuts, Split, Task};
-use crate::kernels::{self, Block, Isa, Kernels};
+use crate::kernels::{self, Block, FoldRun, Isa, Kernels, Run, Source};
 use crate::memory::{Memory, narrow};
 use half::{bf16, f16};
 use levelfold::backend::TableSet;
@@ -192,11 +192,7 @@ impl<'a> Walker<'a> {
         // SAFETY: the caller's promise.
         unsafe {
             match task {
-                Task::Segments { first, last } => {
-                    for segment in first..last {
-                        self.fold_segment(top, segment, std::ptr::null_mut());
-                    }
-                }
+                Task::Segments { first, last } => self.fold_segments(top, first..last, std::ptr::null_mut(), |_, _| ()),
                 Task::Piece { segment, first_row, last_row, partial } => {
                     let start = self.tables.get(self.step.stages[top].table).range(segment).start;
                     self.fold_rows(top, segment, start + first_row..start + last_row);
@@ -238,6 +234,85 @@ impl<'a> Walker<'a> {
             }
         }
         self.written += stage.segment_written;
+    }
+
+    /// Folds consecutive segments of a stage, writes what is to be written, and tells where the row of each lies that feeds the next stage: in
+    /// its slot, or in an output. `slots` are as many dense rows where the stage feeds another, or null.
+    #[inline(always)]
+    unsafe fn fold_segments(&mut self, k: usize, segments: std::ops::Range<u64>, slots: *mut u8, mut fed: impl FnMut(usize, *const u8)) {
+        let stage = &self.step.stages[k];
+        let first = segments.start;
+        let size = stage.reductions[stage.feeds.unwrap_or(0)].size * self.step.features;
+        let mut segment = first;
+        // SAFETY: the caller's promise.
+        unsafe {
+            let run = if k == 0 { self.run_of(first, slots) } else { None };
+            while segment < segments.end {
+                if let Some((kernel, run)) = &run {
+                    let mut rows = 0;
+                    let next = kernel(run, segment, segments.end, &mut rows);
+                    self.read += rows * self.step.row_read;
+                    self.written += (next - segment) * stage.segment_written;
+                    for segment in segment..next {
+                        fed((segment - first) as usize, run.out.wrapping_offset(segment as isize * run.out_stride));
+                    }
+                    segment = next;
+                    if segment == segments.end {
+                        break;
+                    }
+                }
+                let index = (segment - first) as usize;
+                let slot = if slots.is_null() { slots } else { slots.add(index * size) };
+                fed(index, self.fold_segment(k, segment, slot));
+                segment += 1;
+            }
+        }
+    }
+
+    /// Stage 0 as one call over many short segments, where its rows are dense and its one reduction is plain.
+    fn run_of(&self, first: u64, slots: *mut u8) -> Option<(FoldRun, Run<'a>)> {
+        let (step, memory) = (self.step, self.memory);
+        let stage = &step.stages[0];
+        let [reduction] = stage.reductions.as_slice() else { return None };
+        let (Some(direct), None) = (reduction.kernels.direct, reduction.weights) else { return None };
+        let segments = self.tables.get(stage.table);
+        let source = match step.load {
+            Load::View { values } => {
+                let values = memory[values.index()];
+                let in_order = match values.packed {
+                    None => values.is_dense(),
+                    Some((_, order)) => order == Order::RowMajor && segments.is_partition(),
+                };
+                if !in_order {
+                    return None;
+                }
+                Source::Strided { start: values.start, stride: values.row_stride }
+            }
+            Load::Gather { ids, table } => {
+                let (ids, table) = (memory[ids.index()], memory[table.index()]);
+                if !table.is_dense() {
+                    return None;
+                }
+                Source::Looked { ids, table }
+            }
+        };
+        let size = (step.features * reduction.size) as isize;
+        let (out, out_stride) = match reduction.write {
+            Some(view) if memory[view.index()].is_dense() => (memory[view.index()].start, memory[view.index()].row_stride),
+            None if !slots.is_null() => (slots.wrapping_offset(-(first as isize).wrapping_mul(size)), size),
+            Some(_) | None => return None,
+        };
+        let run = Run {
+            segments,
+            source,
+            features: step.features,
+            acc: self.scratch.wrapping_add(reduction.acc),
+            out,
+            out_stride,
+            divides: reduction.reducer == Reducer::Mean,
+            fill: reduction.fill,
+        };
+        Some((direct.fold_run, run))
     }
 
     /// Folds one segment of a stage, writes what is to be written, and returns where the row that feeds the next stage lies: in `slot`, or in
@@ -315,11 +390,8 @@ impl<'a> Walker<'a> {
             if k == 0 {
                 self.load(segment, range.start as usize, rows);
             } else {
-                let size = step.features * stage.input.size();
-                for (index, row) in rows.iter_mut().enumerate() {
-                    let slot = self.scratch.add(stage.tile + index * size);
-                    *row = self.fold_segment(k - 1, range.start + index as u64, slot);
-                }
+                let tile = self.scratch.add(stage.tile);
+                self.fold_segments(k - 1, range, tile, |index, row| rows[index] = row);
             }
             rows
         }
@@ -410,21 +482,22 @@ impl<'a> Walker<'a> {
         // SAFETY: accumulators lie in scratch; `emit` gives a row of `features` elements to write.
         unsafe {
             let acc = self.scratch.add(reduction.acc);
-            if reduction.weights.is_some() {
-                self.accumulate(k, index, first_row, rows);
-                let divisor = match reduction.reducer {
-                    // The sum of the weights stands behind the features.
-                    Reducer::Mean => acc.add(features * stage.input.accumulator().size()).cast_const(),
-                    Reducer::Sum | Reducer::Max | Reducer::Min | Reducer::Prod => std::ptr::null(),
-                };
-                return self.emit(k, index, segment, slot, |out| (reduction.kernels.finish_block)(acc, out, features, divisor));
+            if let (Some(direct), None) = (reduction.kernels.direct, reduction.weights) {
+                let divisor = if reduction.reducer == Reducer::Mean { rows.len() as f64 } else { 0.0 };
+                let block = Block { acc, rows: rows.as_ptr(), count: rows.len(), features, weights: std::ptr::null() };
+                return self.emit(k, index, segment, slot, |out| (direct.fold_block)(&block, out, divisor));
             }
-            let divisor = match reduction.reducer {
-                Reducer::Mean => rows.len() as f64,
-                Reducer::Sum | Reducer::Max | Reducer::Min | Reducer::Prod => 0.0,
-            };
-            let block = Block { acc, rows: rows.as_ptr(), count: rows.len(), features, weights: std::ptr::null() };
-            self.emit(k, index, segment, slot, |out| (reduction.kernels.fold_block)(&block, out, divisor))
+            self.accumulate(k, index, first_row, rows);
+            // The sum of the weights stands behind the features, and so does the count without them.
+            let sum = acc.add(features * stage.input.accumulator().size());
+            if reduction.weights.is_none() {
+                match stage.input.accumulator() {
+                    DType::F64 => sum.cast::<f64>().write(rows.len() as f64),
+                    _ => sum.cast::<f32>().write(rows.len() as f32),
+                }
+            }
+            let divisor = if reduction.reducer == Reducer::Mean { sum.cast_const() } else { std::ptr::null() };
+            self.emit(k, index, segment, slot, |out| (reduction.kernels.finish_block)(acc, out, features, divisor))
         }
     }
 

@@ -12,6 +12,7 @@ mod fold;
 mod kernels;
 mod memory;
 mod moves;
+mod vector;
 
 pub use kernels::Isa;
 

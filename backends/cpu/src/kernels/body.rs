@@ -1,0 +1,367 @@
+//! The loops themselves, over vectors of any instruction set.
+//!
+//! Rows are read strictly in order, a whole row at a time where its accumulators fit the registers; wider rows are taken four at a time over accumulators
+//! in the first cache. Memory is then read almost as it lies, which is what it is fastest at.
+
+use super::{Block, Run, Source};
+use crate::vector::{Lanes, Vector, VectorOp};
+use levelfold::numerics::{Accumulator, BLOCK_ROWS, Value};
+
+/// Where the rows of a block are.
+trait Rows<T> {
+    /// The first element that is wanted of a row.
+    unsafe fn row(&self, index: usize) -> *const T;
+}
+
+struct Pointers(*const *const u8);
+
+impl<T> Rows<T> for Pointers {
+    #[inline(always)]
+    unsafe fn row(&self, index: usize) -> *const T {
+        // SAFETY: the caller asks for rows of the block.
+        unsafe { self.0.add(index).read().cast() }
+    }
+}
+
+struct Strided {
+    start: *const u8,
+    stride: isize,
+}
+
+impl<T> Rows<T> for Strided {
+    #[inline(always)]
+    unsafe fn row(&self, index: usize) -> *const T {
+        self.start.wrapping_offset(index as isize * self.stride).cast()
+    }
+}
+
+/// What becomes of the columns of a block that are folded.
+trait Emit<X: Vector> {
+    unsafe fn put(&self, column: usize, lanes: X);
+    unsafe fn put_part(&self, column: usize, lanes: X, count: usize);
+}
+
+/// They stay accumulators.
+struct ToAcc<A>(*mut A);
+
+impl<X: Vector> Emit<X> for ToAcc<X::Acc> {
+    #[inline(always)]
+    unsafe fn put(&self, column: usize, lanes: X) {
+        // SAFETY: the accumulator has all columns.
+        unsafe { lanes.store(self.0.add(column)) }
+    }
+
+    #[inline(always)]
+    unsafe fn put_part(&self, column: usize, lanes: X, count: usize) {
+        // SAFETY: as above.
+        unsafe { lanes.store_part(self.0.add(column), count) }
+    }
+}
+
+/// They are divided by a divisor other than 0, rounded and written.
+struct ToRow<T: Value> {
+    out: *mut T,
+    divisor: T::Acc,
+}
+
+impl<T: Value> ToRow<T> {
+    #[inline(always)]
+    unsafe fn finish<X: Lanes<T>>(&self, lanes: X) -> X {
+        // SAFETY: the caller is compiled for this vector.
+        unsafe {
+            let lanes = if self.divisor == T::Acc::default() { lanes } else { lanes.div(X::splat(self.divisor)) };
+            lanes.canonical()
+        }
+    }
+}
+
+impl<T: Value, X: Lanes<T>> Emit<X> for ToRow<T> {
+    #[inline(always)]
+    unsafe fn put(&self, column: usize, lanes: X) {
+        // SAFETY: the row has all columns.
+        unsafe { self.finish::<X>(lanes).round(self.out.add(column)) }
+    }
+
+    #[inline(always)]
+    unsafe fn put_part(&self, column: usize, lanes: X, count: usize) {
+        // SAFETY: as above.
+        unsafe { self.finish::<X>(lanes).round_part(self.out.add(column), count) }
+    }
+}
+
+/// `count` rows of `features` elements, and their weights where `WEIGHTED`.
+struct Input<'a, T: Value, S, const WEIGHTED: bool> {
+    rows: &'a S,
+    count: usize,
+    features: usize,
+    weights: *const T::Acc,
+    /// `features` accumulators, for rows that are wider than the registers.
+    acc: *mut T::Acc,
+}
+
+impl<T: Value, S: Rows<T>, const WEIGHTED: bool> Input<'_, T, S, WEIGHTED> {
+    /// A row's lanes from a column on: `PART` of a vector, or all of it.
+    #[inline(always)]
+    unsafe fn lanes<X: Lanes<T>, const PART: bool>(&self, row: usize, column: usize, part: usize) -> X {
+        // SAFETY: the caller asks for rows and columns of the block.
+        unsafe {
+            let from = self.rows.row(row).add(column);
+            let x = if PART { X::widen_part(from, part) } else { X::widen(from) };
+            if WEIGHTED { X::splat(self.weights.add(row).read()).mul(x) } else { x }
+        }
+    }
+
+    /// Folds `N` vectors of columns of all rows, in registers.
+    #[inline(always)]
+    unsafe fn tile<X: Lanes<T>, R: VectorOp, const N: usize>(&self, column: usize, emit: &impl Emit<X>) {
+        // SAFETY: the caller gives columns of the block.
+        unsafe {
+            let mut acc = [X::splat(R::identity()); N];
+            for row in 0..self.count {
+                for (index, acc) in acc.iter_mut().enumerate() {
+                    *acc = R::push_vector(*acc, self.lanes::<X, false>(row, column + index * X::LANES, 0));
+                }
+            }
+            for (index, acc) in acc.iter().enumerate() {
+                emit.put(column + index * X::LANES, *acc);
+            }
+        }
+    }
+
+    /// Folds the last columns, fewer than a vector.
+    #[inline(always)]
+    unsafe fn part<X: Lanes<T>, R: VectorOp>(&self, column: usize, part: usize, emit: &impl Emit<X>) {
+        // SAFETY: the caller gives columns of the block.
+        unsafe {
+            let mut acc = X::splat(R::identity());
+            for row in 0..self.count {
+                acc = R::push_vector(acc, self.lanes::<X, true>(row, column, part));
+            }
+            emit.put_part(column, acc, part);
+        }
+    }
+
+    /// Adds `K` rows to accumulators in memory: the first rows begin them, the last ones emit them.
+    #[inline(always)]
+    unsafe fn sweep<X: Lanes<T>, R: VectorOp, const K: usize>(&self, first: usize, emit: &impl Emit<X>) {
+        let (begins, ends) = (first == 0, first + K == self.count);
+        let full = self.features / X::LANES * X::LANES;
+        let part = self.features - full;
+        // SAFETY: the block has these rows; accumulators have all columns.
+        unsafe {
+            let mut column = 0;
+            while column < full {
+                let mut acc = if begins { X::splat(R::identity()) } else { X::load(self.acc.add(column)) };
+                for row in first..first + K {
+                    acc = R::push_vector(acc, self.lanes::<X, false>(row, column, 0));
+                }
+                if ends { emit.put(column, acc) } else { acc.store(self.acc.add(column)) }
+                column += X::LANES;
+            }
+            if part > 0 {
+                let mut acc = if begins { X::splat(R::identity()) } else { X::load_part(self.acc.add(full), part) };
+                for row in first..first + K {
+                    acc = R::push_vector(acc, self.lanes::<X, true>(row, full, part));
+                }
+                if ends { emit.put_part(full, acc, part) } else { acc.store_part(self.acc.add(full), part) }
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn wide<X: Lanes<T>, R: VectorOp>(&self, emit: &impl Emit<X>) {
+        let mut row = 0;
+        while row < self.count {
+            // SAFETY: rows of the block.
+            unsafe {
+                match self.count - row {
+                    1 => self.sweep::<X, R, 1>(row, emit),
+                    2 => self.sweep::<X, R, 2>(row, emit),
+                    3 => self.sweep::<X, R, 3>(row, emit),
+                    _ => self.sweep::<X, R, 4>(row, emit),
+                }
+            }
+            row += 4;
+        }
+    }
+
+    /// Folds all columns.
+    #[inline(always)]
+    unsafe fn fold<X: Lanes<T>, R: VectorOp>(&self, emit: &impl Emit<X>) {
+        let vectors = self.features / X::LANES;
+        // SAFETY: the caller's block; columns stay below its features.
+        unsafe {
+            if vectors > X::TILE {
+                return self.wide::<X, R>(emit);
+            }
+            let mut done = 0;
+            if X::TILE >= 16 && vectors == 16 {
+                self.tile::<X, R, 16>(0, emit);
+                done = 16;
+            }
+            if vectors - done >= 8 {
+                self.tile::<X, R, 8>(done * X::LANES, emit);
+                done += 8;
+            }
+            if vectors - done >= 4 {
+                self.tile::<X, R, 4>(done * X::LANES, emit);
+                done += 4;
+            }
+            if vectors - done >= 2 {
+                self.tile::<X, R, 2>(done * X::LANES, emit);
+                done += 2;
+            }
+            if vectors > done {
+                self.tile::<X, R, 1>(done * X::LANES, emit);
+                done += 1;
+            }
+            let column = done * X::LANES;
+            if column < self.features {
+                self.part::<X, R>(column, self.features - column, emit);
+            }
+        }
+    }
+}
+
+/// See [`Kernels::accumulate`](super::Kernels::accumulate).
+#[inline(always)]
+pub(super) unsafe fn accumulate<T: Value, X: Lanes<T>, R: VectorOp>(block: &Block) {
+    let rows = &Pointers(block.rows);
+    let (acc, weights) = (block.acc.cast::<T::Acc>(), block.weights.cast::<T::Acc>());
+    let Block { count, features, .. } = *block;
+    // SAFETY: the caller's block.
+    unsafe {
+        if weights.is_null() {
+            Input::<T, _, false> { rows, count, features, weights, acc }.fold::<X, R>(&ToAcc(acc));
+        } else {
+            Input::<T, _, true> { rows, count, features, weights, acc }.fold::<X, R>(&ToAcc(acc));
+        }
+    }
+}
+
+/// See [`Kernels::fold_block`](super::Kernels::fold_block).
+#[inline(always)]
+pub(super) unsafe fn fold_block<T: Value, X: Lanes<T>, R: VectorOp>(block: &Block, out: *mut u8, divisor: f64) {
+    let rows = &Pointers(block.rows);
+    let Block { count, features, .. } = *block;
+    let input = Input::<T, _, false> { rows, count, features, weights: std::ptr::null(), acc: block.acc.cast() };
+    // SAFETY: the caller's block, and a row to write.
+    unsafe { input.fold::<X, R>(&ToRow::<T> { out: out.cast(), divisor: T::Acc::of_f64(divisor) }) }
+}
+
+/// See [`Kernels::fold_run`](super::Kernels::fold_run).
+#[inline(always)]
+pub(super) unsafe fn fold_run<T: Value, X: Lanes<T>, R: VectorOp>(run: &Run<'_>, first: u64, last: u64, rows_read: &mut u64) -> u64 {
+    let (features, weights, acc) = (run.features, std::ptr::null(), run.acc.cast());
+    let mut pointers = [std::ptr::null::<u8>(); BLOCK_ROWS];
+    for segment in first..last {
+        let range = run.segments.range(segment);
+        let (start, count) = (range.start as usize, (range.end - range.start) as usize);
+        if count > BLOCK_ROWS {
+            return segment;
+        }
+        *rows_read += count as u64;
+        let out = run.out.wrapping_offset(segment as isize * run.out_stride).cast::<T>();
+        // SAFETY: the caller's rows, ids and results.
+        unsafe {
+            if count == 0 {
+                let fill = run.fill.as_ptr().cast::<T>().read_unaligned();
+                for feature in 0..features {
+                    out.add(feature).write_unaligned(fill);
+                }
+                continue;
+            }
+            let divisor = if run.divides { T::Acc::of_f64(count as f64) } else { T::Acc::default() };
+            let emit = &ToRow::<T> { out, divisor };
+            match run.source {
+                Source::Strided { start: base, stride } => {
+                    let rows = &Strided { start: base.wrapping_offset(start as isize * stride), stride };
+                    Input::<T, _, false> { rows, count, features, weights, acc }.fold::<X, R>(emit);
+                }
+                Source::Looked { ids, table } => {
+                    crate::fold::load_ids(ids, start, &mut pointers[..count], |id| table.row(id));
+                    let rows = &Pointers(pointers.as_ptr());
+                    Input::<T, _, false> { rows, count, features, weights, acc }.fold::<X, R>(emit);
+                }
+            }
+        }
+    }
+    last
+}
+
+/// See [`Kernels::store`](super::Kernels::store).
+#[inline(always)]
+pub(super) unsafe fn store<A: Accumulator>(slot: *mut f64, acc: *const u8, features: usize) {
+    // SAFETY: the caller gives `features` elements of each, which do not overlap.
+    let (slot, acc) = unsafe { (std::slice::from_raw_parts_mut(slot, features), std::slice::from_raw_parts(acc.cast::<A>(), features)) };
+    for (slot, acc) in slot.iter_mut().zip(acc) {
+        *slot = acc.as_f64();
+    }
+}
+
+/// See [`Kernels::combine_block`](super::Kernels::combine_block).
+#[inline(always)]
+pub(super) unsafe fn combine_block<A: Accumulator, R: VectorOp>(slot: *mut f64, acc: *const u8, features: usize) {
+    // SAFETY: as for `store`.
+    let (slot, acc) = unsafe { (std::slice::from_raw_parts_mut(slot, features), std::slice::from_raw_parts(acc.cast::<A>(), features)) };
+    for (slot, acc) in slot.iter_mut().zip(acc) {
+        *slot = R::combine(*slot, acc.as_f64());
+    }
+}
+
+/// See [`Kernels::combine`](super::Kernels::combine).
+#[inline(always)]
+pub(super) unsafe fn combine<X: Vector<Acc = f64>, R: VectorOp>(older: *mut f64, newer: *const f64, features: usize) {
+    let full = features / X::LANES * X::LANES;
+    // SAFETY: as for `store`. Combining f64 values is pushing one to the other.
+    unsafe {
+        let mut column = 0;
+        while column < full {
+            R::push_vector(X::load(older.add(column)), X::load(newer.add(column))).store(older.add(column));
+            column += X::LANES;
+        }
+        let part = features - full;
+        if part > 0 {
+            R::push_vector(X::load_part(older.add(full), part), X::load_part(newer.add(full), part)).store_part(older.add(full), part);
+        }
+    }
+}
+
+/// See [`Kernels::finish_block`](super::Kernels::finish_block).
+#[inline(always)]
+pub(super) unsafe fn finish_block<A: Accumulator, O: Value>(acc: *const u8, out: *mut u8, features: usize, divisor: *const u8) {
+    // SAFETY: the caller gives `features` elements of each, which do not overlap, and a divisor or null.
+    unsafe {
+        let acc = std::slice::from_raw_parts(acc.cast::<A>(), features);
+        let out = std::slice::from_raw_parts_mut(out.cast::<O>(), features);
+        if divisor.is_null() {
+            for (out, acc) in out.iter_mut().zip(acc) {
+                *out = O::from_acc(*acc);
+            }
+        } else {
+            let divisor = divisor.cast::<A>().read();
+            for (out, acc) in out.iter_mut().zip(acc) {
+                *out = O::from_acc(acc.div(divisor));
+            }
+        }
+    }
+}
+
+/// See [`Kernels::finish_tree`](super::Kernels::finish_tree).
+#[inline(always)]
+pub(super) unsafe fn finish_tree<O: Value>(slot: *const f64, out: *mut u8, features: usize, divisor: Option<f64>) {
+    // SAFETY: the caller gives `features` elements of each, which do not overlap.
+    let (slot, out) = unsafe { (std::slice::from_raw_parts(slot, features), std::slice::from_raw_parts_mut(out.cast::<O>(), features)) };
+    match divisor {
+        None => {
+            for (out, value) in out.iter_mut().zip(slot) {
+                *out = O::from_f64(*value);
+            }
+        }
+        Some(divisor) => {
+            for (out, value) in out.iter_mut().zip(slot) {
+                *out = O::from_f64(*value / divisor);
+            }
+        }
+    }
+}

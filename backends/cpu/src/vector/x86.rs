@@ -1,0 +1,346 @@
+//! AVX2 and AVX-512 vectors.
+
+use super::{Lanes, Vector, own_lanes};
+use half::{bf16, f16};
+use levelfold::numerics::Value;
+use std::arch::x86_64::*;
+
+/// Eight f32 in an AVX2 register.
+#[derive(Clone, Copy)]
+pub(crate) struct F32x8(__m256);
+/// Four f64 in an AVX2 register.
+#[derive(Clone, Copy)]
+pub(crate) struct F64x4(__m256d);
+/// Sixteen f32 in an AVX-512 register.
+#[derive(Clone, Copy)]
+pub(crate) struct F32x16(__m512);
+/// Eight f64 in an AVX-512 register.
+#[derive(Clone, Copy)]
+pub(crate) struct F64x8(__m512d);
+
+/// What AVX2 and AVX-512 vectors have in common: operations by name.
+macro_rules! arithmetic {
+    ($add:ident, $mul:ident, $div:ident) => {
+        #[inline(always)]
+        unsafe fn add(self, other: Self) -> Self {
+            // SAFETY: the caller is compiled for this instruction set.
+            Self(unsafe { $add(self.0, other.0) })
+        }
+
+        #[inline(always)]
+        unsafe fn mul(self, other: Self) -> Self {
+            // SAFETY: as above.
+            Self(unsafe { $mul(self.0, other.0) })
+        }
+
+        #[inline(always)]
+        unsafe fn div(self, other: Self) -> Self {
+            // SAFETY: as above.
+            Self(unsafe { $div(self.0, other.0) })
+        }
+    };
+}
+
+macro_rules! memory {
+    ($float:ty, $splat:ident, $load:ident, $store:ident) => {
+        #[inline(always)]
+        unsafe fn splat(value: $float) -> Self {
+            // SAFETY: the caller is compiled for this instruction set.
+            Self(unsafe { $splat(value) })
+        }
+
+        #[inline(always)]
+        unsafe fn load(from: *const $float) -> Self {
+            // SAFETY: the caller gives this many elements.
+            Self(unsafe { $load(from) })
+        }
+
+        #[inline(always)]
+        unsafe fn store(self, to: *mut $float) {
+            // SAFETY: the caller gives this many elements.
+            unsafe { $store(to, self.0) }
+        }
+    };
+}
+
+/// AVX2: choices are made by masks that are vectors.
+///
+/// `max` and `min` of the machine give the second operand where either is a NaN or both are equal, so equal operands (of which only the two zeros
+/// differ) are put right by their bits, and then a NaN in the first operand wins.
+macro_rules! avx2 {
+    ($vector:ident, $float:ident, $lanes:literal, $splat:ident, $load:ident, $store:ident, $add:ident, $mul:ident, $div:ident,
+     $max:ident, $min:ident, $and:ident, $or:ident, $cmp:ident, $blend:ident, $mask_load:ident, $mask_store:ident, $int:ty) => {
+        impl $vector {
+            #[inline(always)]
+            unsafe fn first(count: usize) -> __m256i {
+                let mut lanes: [$int; $lanes] = [0; $lanes];
+                for (index, lane) in lanes.iter_mut().enumerate() {
+                    *lane = if index < count { -1 } else { 0 };
+                }
+                // SAFETY: 32 bytes of an array.
+                unsafe { _mm256_loadu_si256(lanes.as_ptr().cast()) }
+            }
+        }
+
+        impl Vector for $vector {
+            type Acc = $float;
+            const LANES: usize = $lanes;
+            const TILE: usize = 8;
+
+            memory!($float, $splat, $load, $store);
+            arithmetic!($add, $mul, $div);
+
+            #[inline(always)]
+            unsafe fn load_part(from: *const $float, count: usize) -> Self {
+                // SAFETY: the caller gives this many elements; others are masked.
+                Self(unsafe { $mask_load(from, Self::first(count)) })
+            }
+
+            #[inline(always)]
+            unsafe fn store_part(self, to: *mut $float, count: usize) {
+                // SAFETY: as above.
+                unsafe { $mask_store(to, Self::first(count), self.0) }
+            }
+
+            #[inline(always)]
+            unsafe fn maximum(self, other: Self) -> Self {
+                // SAFETY: the caller is compiled for this instruction set.
+                unsafe {
+                    let larger = $max(self.0, other.0);
+                    let larger = $blend(larger, $and(self.0, other.0), $cmp::<_CMP_EQ_OQ>(self.0, other.0));
+                    Self($blend(larger, self.0, $cmp::<_CMP_UNORD_Q>(self.0, self.0)))
+                }
+            }
+
+            #[inline(always)]
+            unsafe fn minimum(self, other: Self) -> Self {
+                // SAFETY: as above.
+                unsafe {
+                    let smaller = $min(self.0, other.0);
+                    let smaller = $blend(smaller, $or(self.0, other.0), $cmp::<_CMP_EQ_OQ>(self.0, other.0));
+                    Self($blend(smaller, self.0, $cmp::<_CMP_UNORD_Q>(self.0, self.0)))
+                }
+            }
+
+            #[inline(always)]
+            unsafe fn canonical(self) -> Self {
+                // SAFETY: as above.
+                Self(unsafe { $blend(self.0, $splat(<$float as Value>::NAN), $cmp::<_CMP_UNORD_Q>(self.0, self.0)) })
+            }
+        }
+
+        own_lanes!($float, $vector);
+    };
+}
+
+avx2!(F32x8, f32, 8, _mm256_set1_ps, _mm256_loadu_ps, _mm256_storeu_ps, _mm256_add_ps, _mm256_mul_ps, _mm256_div_ps,
+    _mm256_max_ps, _mm256_min_ps, _mm256_and_ps, _mm256_or_ps, _mm256_cmp_ps, _mm256_blendv_ps, _mm256_maskload_ps, _mm256_maskstore_ps, i32);
+avx2!(F64x4, f64, 4, _mm256_set1_pd, _mm256_loadu_pd, _mm256_storeu_pd, _mm256_add_pd, _mm256_mul_pd, _mm256_div_pd,
+    _mm256_max_pd, _mm256_min_pd, _mm256_and_pd, _mm256_or_pd, _mm256_cmp_pd, _mm256_blendv_pd, _mm256_maskload_pd, _mm256_maskstore_pd, i64);
+
+/// AVX-512: choices are made by mask registers.
+macro_rules! avx512 {
+    ($vector:ident, $float:ident, $lanes:literal, $mask:ty, $splat:ident, $load:ident, $store:ident, $add:ident, $mul:ident, $div:ident,
+     $max:ident, $min:ident, $mask_and:ident, $mask_or:ident, $cmp:ident, $mask_mov:ident, $mask_load:ident, $mask_store:ident) => {
+        impl $vector {
+            #[inline(always)]
+            fn first(count: usize) -> $mask {
+                // Fewer than 16 lanes, so the shift stays inside.
+                ((1u32 << count) - 1) as $mask
+            }
+        }
+
+        impl Vector for $vector {
+            type Acc = $float;
+            const LANES: usize = $lanes;
+            const TILE: usize = 16;
+
+            memory!($float, $splat, $load, $store);
+            arithmetic!($add, $mul, $div);
+
+            #[inline(always)]
+            unsafe fn load_part(from: *const $float, count: usize) -> Self {
+                // SAFETY: the caller gives this many elements; others are masked.
+                Self(unsafe { $mask_load(Self::first(count), from) })
+            }
+
+            #[inline(always)]
+            unsafe fn store_part(self, to: *mut $float, count: usize) {
+                // SAFETY: as above.
+                unsafe { $mask_store(to, Self::first(count), self.0) }
+            }
+
+            #[inline(always)]
+            unsafe fn maximum(self, other: Self) -> Self {
+                // SAFETY: the caller is compiled for this instruction set.
+                unsafe {
+                    let larger = $max(self.0, other.0);
+                    let larger = $mask_and(larger, $cmp::<_CMP_EQ_OQ>(self.0, other.0), self.0, other.0);
+                    Self($mask_mov(larger, $cmp::<_CMP_UNORD_Q>(self.0, self.0), self.0))
+                }
+            }
+
+            #[inline(always)]
+            unsafe fn minimum(self, other: Self) -> Self {
+                // SAFETY: as above.
+                unsafe {
+                    let smaller = $min(self.0, other.0);
+                    let smaller = $mask_or(smaller, $cmp::<_CMP_EQ_OQ>(self.0, other.0), self.0, other.0);
+                    Self($mask_mov(smaller, $cmp::<_CMP_UNORD_Q>(self.0, self.0), self.0))
+                }
+            }
+
+            #[inline(always)]
+            unsafe fn canonical(self) -> Self {
+                // SAFETY: as above.
+                Self(unsafe { $mask_mov(self.0, $cmp::<_CMP_UNORD_Q>(self.0, self.0), $splat(<$float as Value>::NAN)) })
+            }
+        }
+
+        own_lanes!($float, $vector);
+    };
+}
+
+avx512!(F32x16, f32, 16, __mmask16, _mm512_set1_ps, _mm512_loadu_ps, _mm512_storeu_ps, _mm512_add_ps, _mm512_mul_ps, _mm512_div_ps,
+    _mm512_max_ps, _mm512_min_ps, _mm512_mask_and_ps, _mm512_mask_or_ps, _mm512_cmp_ps_mask, _mm512_mask_mov_ps, _mm512_maskz_loadu_ps,
+    _mm512_mask_storeu_ps);
+avx512!(F64x8, f64, 8, __mmask8, _mm512_set1_pd, _mm512_loadu_pd, _mm512_storeu_pd, _mm512_add_pd, _mm512_mul_pd, _mm512_div_pd,
+    _mm512_max_pd, _mm512_min_pd, _mm512_mask_and_pd, _mm512_mask_or_pd, _mm512_cmp_pd_mask, _mm512_mask_mov_pd, _mm512_maskz_loadu_pd,
+    _mm512_mask_storeu_pd);
+
+/// 16-bit floats, as the integers that registers move.
+trait Half {
+    unsafe fn widen8(bits: __m128i) -> __m256;
+    unsafe fn round8(lanes: __m256) -> __m128i;
+    unsafe fn widen16(bits: __m256i) -> __m512;
+    unsafe fn round16(lanes: __m512) -> __m256i;
+}
+
+impl Half for f16 {
+    #[inline(always)]
+    unsafe fn widen8(bits: __m128i) -> __m256 {
+        // SAFETY: the caller is compiled for AVX2 and F16C.
+        unsafe { _mm256_cvtph_ps(bits) }
+    }
+
+    #[inline(always)]
+    unsafe fn round8(lanes: __m256) -> __m128i {
+        // SAFETY: as above.
+        unsafe { _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(lanes) }
+    }
+
+    #[inline(always)]
+    unsafe fn widen16(bits: __m256i) -> __m512 {
+        // SAFETY: the caller is compiled for AVX-512.
+        unsafe { _mm512_cvtph_ps(bits) }
+    }
+
+    #[inline(always)]
+    unsafe fn round16(lanes: __m512) -> __m256i {
+        // SAFETY: as above.
+        unsafe { _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(lanes) }
+    }
+}
+
+impl Half for bf16 {
+    #[inline(always)]
+    unsafe fn widen8(bits: __m128i) -> __m256 {
+        // SAFETY: the caller is compiled for AVX2.
+        unsafe { _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(bits))) }
+    }
+
+    #[inline(always)]
+    unsafe fn round8(lanes: __m256) -> __m128i {
+        // Half a unit less one, plus the last bit that stays: to nearest, ties to even. A canonical NaN stays one.
+        // SAFETY: as above.
+        unsafe {
+            let bits = _mm256_castps_si256(lanes);
+            let last = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
+            let rounded = _mm256_srli_epi32::<16>(_mm256_add_epi32(bits, _mm256_add_epi32(last, _mm256_set1_epi32(0x7fff))));
+            _mm_packus_epi32(_mm256_castsi256_si128(rounded), _mm256_extracti128_si256::<1>(rounded))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn widen16(bits: __m256i) -> __m512 {
+        // SAFETY: the caller is compiled for AVX-512.
+        unsafe { _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(bits))) }
+    }
+
+    #[inline(always)]
+    unsafe fn round16(lanes: __m512) -> __m256i {
+        // SAFETY: as above.
+        unsafe {
+            let bits = _mm512_castps_si512(lanes);
+            let last = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
+            let rounded = _mm512_srli_epi32::<16>(_mm512_add_epi32(bits, _mm512_add_epi32(last, _mm512_set1_epi32(0x7fff))));
+            _mm512_cvtepi32_epi16(rounded)
+        }
+    }
+}
+
+macro_rules! half_lanes {
+    ($($half:ident),*) => {$(
+        impl Lanes<$half> for F32x8 {
+            #[inline(always)]
+            unsafe fn widen(from: *const $half) -> Self {
+                // SAFETY: the caller gives eight elements.
+                Self(unsafe { $half::widen8(_mm_loadu_si128(from.cast())) })
+            }
+
+            #[inline(always)]
+            unsafe fn widen_part(from: *const $half, count: usize) -> Self {
+                let mut bits = [0u16; 8];
+                // SAFETY: the caller gives `count` elements, fewer than eight.
+                unsafe {
+                    std::ptr::copy_nonoverlapping(from.cast(), bits.as_mut_ptr(), count);
+                    Self($half::widen8(_mm_loadu_si128(bits.as_ptr().cast())))
+                }
+            }
+
+            #[inline(always)]
+            unsafe fn round(self, to: *mut $half) {
+                // SAFETY: the caller gives eight elements.
+                unsafe { _mm_storeu_si128(to.cast(), $half::round8(self.0)) }
+            }
+
+            #[inline(always)]
+            unsafe fn round_part(self, to: *mut $half, count: usize) {
+                let mut bits = [0u16; 8];
+                // SAFETY: the caller gives `count` elements, fewer than eight.
+                unsafe {
+                    _mm_storeu_si128(bits.as_mut_ptr().cast(), $half::round8(self.0));
+                    std::ptr::copy_nonoverlapping(bits.as_ptr(), to.cast(), count);
+                }
+            }
+        }
+
+        impl Lanes<$half> for F32x16 {
+            #[inline(always)]
+            unsafe fn widen(from: *const $half) -> Self {
+                // SAFETY: the caller gives sixteen elements.
+                Self(unsafe { $half::widen16(_mm256_loadu_si256(from.cast())) })
+            }
+
+            #[inline(always)]
+            unsafe fn widen_part(from: *const $half, count: usize) -> Self {
+                // SAFETY: the caller gives `count` elements; others are masked.
+                Self(unsafe { $half::widen16(_mm256_maskz_loadu_epi16(Self::first(count), from.cast())) })
+            }
+
+            #[inline(always)]
+            unsafe fn round(self, to: *mut $half) {
+                // SAFETY: the caller gives sixteen elements.
+                unsafe { _mm256_storeu_si256(to.cast(), $half::round16(self.0)) }
+            }
+
+            #[inline(always)]
+            unsafe fn round_part(self, to: *mut $half, count: usize) {
+                // SAFETY: the caller gives `count` elements; others are masked.
+                unsafe { _mm256_mask_storeu_epi16(to.cast(), Self::first(count), $half::round16(self.0)) }
+            }
+        }
+    )*};
+}
+
+half_lanes!(f16, bf16);
