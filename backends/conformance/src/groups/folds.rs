@@ -49,6 +49,14 @@ pub(super) fn features() -> Vec<Case> {
             cases.push(Case::of(format!("features/{dtype}/{reducer}/{features}"), hierarchy));
         }
     }
+    // Every type and reducer where rows fill registers, and where they are wider than all registers: by every number of rows that is left
+    // where several are taken at a time.
+    for features in [16, 64, 275, 517] {
+        for (dtype, reducer) in FLOATS.into_iter().flat_map(|dtype| Reducer::ALL.map(|reducer| (dtype, reducer))) {
+            let hierarchy = one(dtype, features, partition(&[3, 8, 0, 6, 7, 1, 5, 35, 4, 66]), reducer);
+            cases.push(Case::of(format!("features/{dtype}/{reducer}/{features}/rows"), hierarchy).values(fill_for(reducer)));
+        }
+    }
     cases
 }
 
