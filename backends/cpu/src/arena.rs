@@ -10,7 +10,7 @@ const HUGE: usize = 4 << 20;
 /// The size of a huge page, to which such arenas are aligned.
 const HUGE_PAGE: usize = 2 << 20;
 /// How many arenas a pool keeps for later.
-const KEPT: usize = 4;
+const KEPT: usize = 8;
 
 /// Zeroed memory of one size, aligned to at least 64 bytes.
 pub(crate) struct Arena {

@@ -41,7 +41,8 @@ enum StepRun {
 
 /// The scratch of all threads, one after the other.
 struct Scratch {
-    memory: Arena,
+    /// Handed back when the executable is dropped.
+    memory: Option<Arena>,
     stride: usize,
     threads: usize,
 }
@@ -53,7 +54,8 @@ impl Scratch {
             Pool::Caller => self.threads,
             Pool::Threads(pool) => pool.current_thread_index().unwrap_or(self.threads),
         };
-        self.memory.start().wrapping_add(index * self.stride)
+        let start = self.memory.as_ref().map_or(std::ptr::null_mut(), Arena::start);
+        start.wrapping_add(index * self.stride)
     }
 }
 
@@ -79,7 +81,7 @@ impl CpuExecutable {
         let bytes = stride
             .checked_mul(threads + 1)
             .ok_or_else(|| Error::new(ErrorCode::Overflow, "the scratch of all threads cannot be addressed"))?;
-        let scratch = Scratch { memory: shared.arenas.take(bytes, 64)?, stride, threads };
+        let scratch = Scratch { memory: Some(shared.arenas.take(bytes, 64)?), stride, threads };
         let report = RunReport::for_plan(&plan);
         Ok(CpuExecutable {
             memory: Vec::with_capacity(plan.views.len()),
@@ -289,8 +291,8 @@ impl Executable for CpuExecutable {
 
 impl Drop for CpuExecutable {
     fn drop(&mut self) {
-        if let Some(arena) = self.arena.take() {
-            self.shared.arenas.give(arena);
+        for memory in [self.arena.take(), self.scratch.memory.take()].into_iter().flatten() {
+            self.shared.arenas.give(memory);
         }
     }
 }

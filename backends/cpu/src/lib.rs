@@ -10,6 +10,7 @@ mod executable;
 mod float_mode;
 mod fold;
 mod kernels;
+mod load;
 mod memory;
 mod moves;
 mod vector;

@@ -1,7 +1,7 @@
 //! Copy steps: what a literal program does between its reductions. Plain loops, split over threads by rows.
 
 use crate::cuts::Task;
-use crate::fold::load_ids;
+use crate::load::load_ids;
 use crate::memory::Memory;
 use levelfold::plan::Order;
 use levelfold::segments::Segments;

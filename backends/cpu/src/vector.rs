@@ -113,11 +113,7 @@ pub(crate) struct Portable<A, const N: usize>([A; N]);
 impl<A: Accumulator, const N: usize> Portable<A, N> {
     #[inline(always)]
     fn map(self, other: Self, each: impl Fn(A, A) -> A) -> Self {
-        let mut out = self.0;
-        for lane in 0..N {
-            out[lane] = each(self.0[lane], other.0[lane]);
-        }
-        Portable(out)
+        Portable(std::array::from_fn(|lane| each(self.0[lane], other.0[lane])))
     }
 }
 

@@ -155,7 +155,11 @@ impl<T: Value, S: Rows<T>, const WEIGHTED: bool> Input<'_, T, S, WEIGHTED> {
                 for row in first..first + K {
                     acc = R::push_vector(acc, self.lanes::<X, false>(row, column, 0));
                 }
-                if ends { emit.put(column, acc) } else { acc.store(self.acc.add(column)) }
+                if ends {
+                    emit.put(column, acc)
+                } else {
+                    acc.store(self.acc.add(column))
+                }
                 column += X::LANES;
             }
             if part > 0 {
@@ -279,7 +283,7 @@ pub(super) unsafe fn fold_run<T: Value, X: Lanes<T>, R: VectorOp>(run: &Run<'_>,
                     Input::<T, _, false> { rows, count, features, weights, acc }.fold::<X, R>(emit);
                 }
                 Source::Looked { ids, table } => {
-                    crate::fold::load_ids(ids, start, &mut pointers[..count], |id| table.row(id));
+                    crate::load::load_ids(ids, start, &mut pointers[..count], |id| table.row(id));
                     let rows = &Pointers(pointers.as_ptr());
                     Input::<T, _, false> { rows, count, features, weights, acc }.fold::<X, R>(emit);
                 }

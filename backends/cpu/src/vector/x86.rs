@@ -63,10 +63,11 @@ macro_rules! memory {
     };
 }
 
-/// AVX2: choices are made by masks that are vectors.
+/// AVX2.
 ///
-/// `max` and `min` of the machine give the second operand where either is a NaN or both are equal, so equal operands (of which only the two zeros
-/// differ) are put right by their bits, and then a NaN in the first operand wins.
+/// `max` and `min` of the machine give the second operand where either is a NaN or both are equal. Taken both ways round, equal operands (of which
+/// only the two zeros differ) meet in their common bits (all bits that either has, for a minimum), and a comparison that is all ones where
+/// either is a NaN makes one of whatever came out.
 macro_rules! avx2 {
     ($vector:ident, $float:ident, $lanes:literal, $splat:ident, $load:ident, $store:ident, $add:ident, $mul:ident, $div:ident,
      $max:ident, $min:ident, $and:ident, $or:ident, $cmp:ident, $blend:ident, $mask_load:ident, $mask_store:ident, $int:ty) => {
@@ -106,9 +107,8 @@ macro_rules! avx2 {
             unsafe fn maximum(self, other: Self) -> Self {
                 // SAFETY: the caller is compiled for this instruction set.
                 unsafe {
-                    let larger = $max(self.0, other.0);
-                    let larger = $blend(larger, $and(self.0, other.0), $cmp::<_CMP_EQ_OQ>(self.0, other.0));
-                    Self($blend(larger, self.0, $cmp::<_CMP_UNORD_Q>(self.0, self.0)))
+                    let larger = $and($max(self.0, other.0), $max(other.0, self.0));
+                    Self($or(larger, $cmp::<_CMP_UNORD_Q>(self.0, other.0)))
                 }
             }
 
@@ -116,9 +116,8 @@ macro_rules! avx2 {
             unsafe fn minimum(self, other: Self) -> Self {
                 // SAFETY: as above.
                 unsafe {
-                    let smaller = $min(self.0, other.0);
-                    let smaller = $blend(smaller, $or(self.0, other.0), $cmp::<_CMP_EQ_OQ>(self.0, other.0));
-                    Self($blend(smaller, self.0, $cmp::<_CMP_UNORD_Q>(self.0, self.0)))
+                    let smaller = $or($min(self.0, other.0), $min(other.0, self.0));
+                    Self($or(smaller, $cmp::<_CMP_UNORD_Q>(self.0, other.0)))
                 }
             }
 
@@ -133,15 +132,56 @@ macro_rules! avx2 {
     };
 }
 
-avx2!(F32x8, f32, 8, _mm256_set1_ps, _mm256_loadu_ps, _mm256_storeu_ps, _mm256_add_ps, _mm256_mul_ps, _mm256_div_ps,
-    _mm256_max_ps, _mm256_min_ps, _mm256_and_ps, _mm256_or_ps, _mm256_cmp_ps, _mm256_blendv_ps, _mm256_maskload_ps, _mm256_maskstore_ps, i32);
-avx2!(F64x4, f64, 4, _mm256_set1_pd, _mm256_loadu_pd, _mm256_storeu_pd, _mm256_add_pd, _mm256_mul_pd, _mm256_div_pd,
-    _mm256_max_pd, _mm256_min_pd, _mm256_and_pd, _mm256_or_pd, _mm256_cmp_pd, _mm256_blendv_pd, _mm256_maskload_pd, _mm256_maskstore_pd, i64);
+avx2!(
+    F32x8,
+    f32,
+    8,
+    _mm256_set1_ps,
+    _mm256_loadu_ps,
+    _mm256_storeu_ps,
+    _mm256_add_ps,
+    _mm256_mul_ps,
+    _mm256_div_ps,
+    _mm256_max_ps,
+    _mm256_min_ps,
+    _mm256_and_ps,
+    _mm256_or_ps,
+    _mm256_cmp_ps,
+    _mm256_blendv_ps,
+    _mm256_maskload_ps,
+    _mm256_maskstore_ps,
+    i32
+);
+avx2!(
+    F64x4,
+    f64,
+    4,
+    _mm256_set1_pd,
+    _mm256_loadu_pd,
+    _mm256_storeu_pd,
+    _mm256_add_pd,
+    _mm256_mul_pd,
+    _mm256_div_pd,
+    _mm256_max_pd,
+    _mm256_min_pd,
+    _mm256_and_pd,
+    _mm256_or_pd,
+    _mm256_cmp_pd,
+    _mm256_blendv_pd,
+    _mm256_maskload_pd,
+    _mm256_maskstore_pd,
+    i64
+);
 
-/// AVX-512: choices are made by mask registers.
+/// The larger (of two zeros, the positive one), with the sign that it has.
+const LARGER: i32 = 0b0101;
+/// The smaller (of two zeros, the negative one), with the sign that it has.
+const SMALLER: i32 = 0b0100;
+
+/// AVX-512. Of a number and a NaN, `range` gives the number; where either is a NaN, their sum is one.
 macro_rules! avx512 {
     ($vector:ident, $float:ident, $lanes:literal, $mask:ty, $splat:ident, $load:ident, $store:ident, $add:ident, $mul:ident, $div:ident,
-     $max:ident, $min:ident, $mask_and:ident, $mask_or:ident, $cmp:ident, $mask_mov:ident, $mask_load:ident, $mask_store:ident) => {
+     $range:ident, $mask_add:ident, $cmp:ident, $mask_mov:ident, $mask_load:ident, $mask_store:ident) => {
         impl $vector {
             #[inline(always)]
             fn first(count: usize) -> $mask {
@@ -174,9 +214,8 @@ macro_rules! avx512 {
             unsafe fn maximum(self, other: Self) -> Self {
                 // SAFETY: the caller is compiled for this instruction set.
                 unsafe {
-                    let larger = $max(self.0, other.0);
-                    let larger = $mask_and(larger, $cmp::<_CMP_EQ_OQ>(self.0, other.0), self.0, other.0);
-                    Self($mask_mov(larger, $cmp::<_CMP_UNORD_Q>(self.0, self.0), self.0))
+                    let larger = $range::<LARGER>(self.0, other.0);
+                    Self($mask_add(larger, $cmp::<_CMP_UNORD_Q>(self.0, other.0), self.0, other.0))
                 }
             }
 
@@ -184,9 +223,8 @@ macro_rules! avx512 {
             unsafe fn minimum(self, other: Self) -> Self {
                 // SAFETY: as above.
                 unsafe {
-                    let smaller = $min(self.0, other.0);
-                    let smaller = $mask_or(smaller, $cmp::<_CMP_EQ_OQ>(self.0, other.0), self.0, other.0);
-                    Self($mask_mov(smaller, $cmp::<_CMP_UNORD_Q>(self.0, self.0), self.0))
+                    let smaller = $range::<SMALLER>(self.0, other.0);
+                    Self($mask_add(smaller, $cmp::<_CMP_UNORD_Q>(self.0, other.0), self.0, other.0))
                 }
             }
 
@@ -201,12 +239,42 @@ macro_rules! avx512 {
     };
 }
 
-avx512!(F32x16, f32, 16, __mmask16, _mm512_set1_ps, _mm512_loadu_ps, _mm512_storeu_ps, _mm512_add_ps, _mm512_mul_ps, _mm512_div_ps,
-    _mm512_max_ps, _mm512_min_ps, _mm512_mask_and_ps, _mm512_mask_or_ps, _mm512_cmp_ps_mask, _mm512_mask_mov_ps, _mm512_maskz_loadu_ps,
-    _mm512_mask_storeu_ps);
-avx512!(F64x8, f64, 8, __mmask8, _mm512_set1_pd, _mm512_loadu_pd, _mm512_storeu_pd, _mm512_add_pd, _mm512_mul_pd, _mm512_div_pd,
-    _mm512_max_pd, _mm512_min_pd, _mm512_mask_and_pd, _mm512_mask_or_pd, _mm512_cmp_pd_mask, _mm512_mask_mov_pd, _mm512_maskz_loadu_pd,
-    _mm512_mask_storeu_pd);
+avx512!(
+    F32x16,
+    f32,
+    16,
+    __mmask16,
+    _mm512_set1_ps,
+    _mm512_loadu_ps,
+    _mm512_storeu_ps,
+    _mm512_add_ps,
+    _mm512_mul_ps,
+    _mm512_div_ps,
+    _mm512_range_ps,
+    _mm512_mask_add_ps,
+    _mm512_cmp_ps_mask,
+    _mm512_mask_mov_ps,
+    _mm512_maskz_loadu_ps,
+    _mm512_mask_storeu_ps
+);
+avx512!(
+    F64x8,
+    f64,
+    8,
+    __mmask8,
+    _mm512_set1_pd,
+    _mm512_loadu_pd,
+    _mm512_storeu_pd,
+    _mm512_add_pd,
+    _mm512_mul_pd,
+    _mm512_div_pd,
+    _mm512_range_pd,
+    _mm512_mask_add_pd,
+    _mm512_cmp_pd_mask,
+    _mm512_mask_mov_pd,
+    _mm512_maskz_loadu_pd,
+    _mm512_mask_storeu_pd
+);
 
 /// 16-bit floats, as the integers that registers move.
 trait Half {
@@ -344,3 +412,79 @@ macro_rules! half_lanes {
 }
 
 half_lanes!(f16, bf16);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Isa;
+    use levelfold::numerics::Accumulator;
+
+    const NUMBERS: [f32; 12] = [
+        0.0,
+        -0.0,
+        1.0,
+        -1.0,
+        1e-45,
+        -1e-45,
+        f32::MAX,
+        f32::MIN,
+        f32::INFINITY,
+        f32::NEG_INFINITY,
+        f32::NAN,
+        f32::from_bits(0xffa0_0001), // a signalling NaN with its sign set
+    ];
+
+    /// Holds every pair of numbers in every lane against the scalar rules; any NaN is as good as another.
+    macro_rules! compare {
+        ($name:ident, $feature:literal, $vector:ident) => {
+            #[target_feature(enable = $feature)]
+            fn $name() {
+                type Acc = <$vector as Vector>::Acc;
+                for (a, b) in NUMBERS.iter().flat_map(|a| NUMBERS.map(|b| (*a as Acc, b as Acc))) {
+                    let (mut larger, mut smaller, mut canonical) = ([0.0; $vector::LANES], [0.0; $vector::LANES], [0.0; $vector::LANES]);
+                    // SAFETY: compiled for this vector; arrays have its lanes.
+                    unsafe {
+                        let (x, y) = ($vector::splat(a), $vector::splat(b));
+                        x.maximum(y).store(larger.as_mut_ptr());
+                        x.minimum(y).store(smaller.as_mut_ptr());
+                        x.canonical().store(canonical.as_mut_ptr());
+                    }
+                    let equal = |got: Acc, wanted: Acc| got.to_bits() == wanted.to_bits() || got.is_nan() && wanted.is_nan();
+                    for lane in 0..$vector::LANES {
+                        let wanted = (Accumulator::maximum(a, b), Accumulator::minimum(a, b));
+                        assert!(equal(larger[lane], wanted.0), "maximum of {a:?} and {b:?} is {:?}", larger[lane]);
+                        assert!(equal(smaller[lane], wanted.1), "minimum of {a:?} and {b:?} is {:?}", smaller[lane]);
+                        assert_eq!(canonical[lane].to_bits(), if a.is_nan() { Acc::NAN } else { a }.to_bits(), "canonical {a:?}");
+                    }
+                }
+            }
+        };
+    }
+
+    compare!(compare_f32x8, "avx2", F32x8);
+    compare!(compare_f64x4, "avx2", F64x4);
+    compare!(compare_f32x16, "avx512f,avx512dq", F32x16);
+    compare!(compare_f64x8, "avx512f,avx512dq", F64x8);
+
+    #[test]
+    fn maximum_and_minimum_are_those_of_the_scalar_rules() {
+        if Isa::Avx2.is_available() {
+            // SAFETY: the machine has the instruction set.
+            unsafe {
+                compare_f32x8();
+                compare_f64x4();
+            }
+        } else {
+            println!("skipped: this machine has no {}", Isa::Avx2);
+        }
+        if Isa::Avx512.is_available() {
+            // SAFETY: as above.
+            unsafe {
+                compare_f32x16();
+                compare_f64x8();
+            }
+        } else {
+            println!("skipped: this machine has no {}", Isa::Avx512);
+        }
+    }
+}
