@@ -243,7 +243,7 @@ pub(super) unsafe fn accumulate<T: Value, X: Lanes<T>, R: VectorOp>(block: &Bloc
     }
 }
 
-/// See [`Kernels::fold_block`](super::Kernels::fold_block).
+/// See [`Direct::fold_block`](super::Direct::fold_block).
 #[inline(always)]
 pub(super) unsafe fn fold_block<T: Value, X: Lanes<T>, R: VectorOp>(block: &Block, out: *mut u8, divisor: f64) {
     let rows = &Pointers(block.rows);
@@ -253,7 +253,7 @@ pub(super) unsafe fn fold_block<T: Value, X: Lanes<T>, R: VectorOp>(block: &Bloc
     unsafe { input.fold::<X, R>(&ToRow::<T> { out: out.cast(), divisor: T::Acc::of_f64(divisor) }) }
 }
 
-/// See [`Kernels::fold_run`](super::Kernels::fold_run).
+/// See [`Direct::fold_run`](super::Direct::fold_run).
 #[inline(always)]
 pub(super) unsafe fn fold_run<T: Value, X: Lanes<T>, R: VectorOp>(run: &Run<'_>, first: u64, last: u64, rows_read: &mut u64) -> u64 {
     let (features, weights, acc) = (run.features, std::ptr::null(), run.acc.cast());
