@@ -250,3 +250,13 @@ fn a_table_shared_by_two_levels_is_bound_once() {
     prepared.run(bindings).unwrap();
     assert_eq!(z, [1.0, 2.0]);
 }
+
+#[test]
+fn a_backend_given_a_broken_plan_directly_refuses_it() {
+    let hierarchy = Hierarchy::new(Leaves::values("x", DType::F32, 4)).level(Level::new("y", Segments::whole(3)));
+    let mut plan = engine(1).planner().unwrap().plan(hierarchy.graph().unwrap()).unwrap().plan;
+    // A view that reaches past its buffer: kernels would follow it.
+    plan.views[0].features = 4000;
+    let refused = levelfold::backend::Backend::compile(&cpu(1), &std::sync::Arc::new(plan)).err().unwrap();
+    assert_eq!(refused.code(), ErrorCode::PlanInvalid);
+}

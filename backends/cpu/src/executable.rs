@@ -65,6 +65,8 @@ impl CpuExecutable {
             return Err(Error::new(ErrorCode::WrongTarget, format!("the plan is for target `{}`, not `cpu`", plan.target))
                 .help("plan again for this backend"));
         }
+        // Kernels follow addresses: whoever made this plan, it has to keep the rules that make that sound.
+        plan.verify()?;
         let mut steps = Vec::with_capacity(plan.steps.len());
         let mut stride = 0;
         for step in &plan.steps {
