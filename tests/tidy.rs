@@ -91,7 +91,7 @@ fn imports_run_downward_only() {
             broken.push(format!("{name}: petgraph stays behind graph.rs"));
         }
     }
-    for backend in ["backends/reference/src", "backends/cpu/src"] {
+    for backend in ["backends/reference/src", "backends/cpu/src", "backends/cuda/src"] {
         for (name, text) in files(backend, ".rs") {
             for above in ["levelfold::graph", "levelfold::optimize", "levelfold::lower", "levelfold::engine", "levelfold::spec", "petgraph"]
             {
