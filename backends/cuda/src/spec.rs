@@ -1,0 +1,369 @@
+//! Which kernel: plain data that says how `kernels/fold.cu` is specialised, and how it is launched.
+//!
+//! This page and [`args`](crate::args) are the one description of the interface between the host and the kernels.
+//!
+//! A [`KernelSpec`] renders to a source and to `-D` options; it is compiled once for each architecture. Whatever costs no speed is an argument
+//! and not part of a spec: strides, id types, weight types, the form of a table, fills, alignment of results, the piece of a long segment.
+//! So there are few specs: the type of the values, how lanes read them, and what is made of them.
+//!
+//! | spec | entry | argument | block, shared memory |
+//! |---|---|---|---|
+//! | [`KernelSpec::Fold`] | `lf_fold` | [`FoldArgs`](crate::args::FoldArgs) | [`FOLD_THREADS`], [`FoldSpec::shared_bytes`] |
+//! | [`KernelSpec::Moves`] | `lf_finish` | [`FinishArgs`](crate::args::FinishArgs) | [`FINISH_THREADS`], none |
+//! | | `lf_fill` | [`FillArgs`](crate::args::FillArgs) | [`MOVE_THREADS`], none |
+//! | | `lf_copy` | [`CopyArgs`](crate::args::CopyArgs) | [`MOVE_THREADS`], none |
+//! | | `lf_layout` | [`LayoutArgs`](crate::args::LayoutArgs) | one thread, none; for tests |
+//!
+//! Every entry takes one structure, by value. A launch without blocks is left out by the host.
+//!
+//! # A fold
+//!
+//! *Positions* number the rows of all segments of stage 0, one segment after the other; `offsets` (segments + 1, of the index type) are where
+//! segments begin. For an ordered partition, position and row are the same. For ranges, row = position + `shifts[segment]`, wrapping around.
+//!
+//! Work is cut into *runs* ([`RunRecords`]): records of `2 + stages` indices, `runs + 1` of them, each
+//! `[row, piece, segment of stage 0, …, segment of the topmost stage]`. With T the topmost stage, and a *long* segment one of T with more than 32 · Q
+//! rows, Q being `piece_blocks`, a power of two up to `2^depth` of T:
+//!
+//! - A run ends where the next record begins. The last record is the end: all positions, all pieces, all segments of each stage.
+//! - A run begins at the start of a segment of T that is not empty, or, in a long one, a multiple of 32 · Q rows after its start (rows of what T folds:
+//!   positions where T is stage 0, else segments of stage T − 1).
+//! - `row` is its first position. `segment` of T is the segment that it begins in, and of a lower stage its first segment (empty ones
+//!   included: every segment of a lower stage belongs to exactly one run).
+//! - Each piece of Q blocks of a long segment, also a last, shorter one, is one *piece*: one row of f64 partials for each reduction of
+//!   T, in order. `piece` counts those before the run. `lf_finish` folds them, [`FINISH_RADIX`] at a time.
+//! - A segment that is not long is finished where it is read. An empty one of T is not touched: `lf_fill` writes it. Empty ones of lower stages are
+//!   filled (and written, where results go somewhere) by the fold itself.
+//!
+//! A unit of work is a run × a slab of `lanes · vector` columns; see [`FoldSpec::geometry`].
+
+use crate::args::{ArgsSizes, MOST_REDUCTIONS, MOST_STAGES};
+use levelfold::{DType, Reducer};
+
+/// Threads a block of `lf_fold`.
+pub const FOLD_THREADS: u32 = 128;
+/// Threads a block of `lf_finish`: 8 groups of 32 columns.
+pub const FINISH_THREADS: u32 = 256;
+/// Threads a block of `lf_fill` and `lf_copy`.
+pub const MOVE_THREADS: u32 = 256;
+/// The most partials that one block of `lf_finish` folds.
+pub const FINISH_RADIX: u64 = 256;
+/// Columns that one block of `lf_finish` folds.
+pub const FINISH_COLUMNS: u64 = 32;
+
+/// What is compiled.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum KernelSpec {
+    /// A fold of one or several stages.
+    Fold(FoldSpec),
+    /// Finishing long segments, filling empty ones, copies: one for all plans.
+    Moves,
+}
+
+/// A specialised fold.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct FoldSpec {
+    /// The type of the rows that stage 0 folds.
+    pub values: DType,
+    /// Where they come from.
+    pub source: Source,
+    /// How lanes read them.
+    pub access: Access,
+    /// The width of positions and segments.
+    pub index: Index,
+    /// From the lowest to the topmost.
+    pub stages: Vec<StageSpec>,
+}
+
+/// Where rows come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Source {
+    /// Rows of any strides. A packed row-major view is rows by position: bind no shifts.
+    Rows,
+    /// Rows of a table, looked up by ids; ids stand at rows (position + shift).
+    Gather,
+    /// A packed feature-major view: element (i, f) of a segment that begins at position a is at a · features + f · length + i.
+    Packed,
+}
+
+/// How lanes read rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Access {
+    /// Each lane reads so many bytes (16, 8, 4, 2) of each row by itself. More than one element only where columns lie side by side, and address,
+    /// row stride and width are multiples of it.
+    Lanes {
+        /// Bytes a lane and row.
+        bytes: u32,
+    },
+    /// A warp brings tiles of rows into shared memory, along whichever dimension is dense: narrow or transposed rows. [`Source::Rows`] of an ordered
+    /// partition only (or packed row-major: positions are rows).
+    Tile,
+}
+
+/// The width of positions, rows of stages and segments inside a kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Index {
+    /// 32 bits: everything counted is below 2^32.
+    Narrow,
+    /// 64 bits.
+    Wide,
+}
+
+/// One stage.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct StageSpec {
+    /// Which reduction of the stage before is folded; 0 at stage 0.
+    pub feed: u32,
+    /// log₂ of how many blocks of a segment are paired where it is read: see [`depth`].
+    pub depth: u32,
+    /// What is made of each segment.
+    pub reductions: Vec<ReductionSpec>,
+}
+
+/// One reduction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ReductionSpec {
+    /// Which reducer.
+    pub reducer: Reducer,
+    /// Whether rows have weights.
+    pub weighted: bool,
+    /// What results are rounded to.
+    pub dtype: DType,
+}
+
+/// How a fold is launched over some runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Geometry {
+    /// Lanes that share a row: goes into the arguments.
+    pub lanes: u32,
+    /// Slabs of columns: goes into the arguments.
+    pub slabs: u32,
+    /// Blocks of [`FOLD_THREADS`].
+    pub blocks: u32,
+}
+
+/// The depth of a stage below the topmost whose longest segment has so many rows, or of a topmost stage (`longest` = 32 · Q): in classes, so
+/// that specs stay few.
+pub fn depth(longest: u64) -> u32 {
+    let blocks = longest.div_ceil(32).max(1);
+    let exact = blocks.next_power_of_two().trailing_zeros();
+    [3, 5, 8, 16, 32].into_iter().find(|&class| exact <= class).unwrap_or(59)
+}
+
+/// Records of runs, in the index type of a spec.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RunRecords {
+    /// For [`Index::Narrow`].
+    Narrow(Vec<u32>),
+    /// For [`Index::Wide`].
+    Wide(Vec<u64>),
+}
+
+impl Access {
+    /// The best way to read rows of `features` elements at an address, with strides in bytes. `by_position` says that rows are positions: an
+    /// ordered partition, or a packed row-major view.
+    pub fn best(source: Source, values: DType, features: u64, address: u64, strides: [i64; 2], by_position: bool) -> Access {
+        let size = values.size_u64();
+        let element = Access::Lanes { bytes: low(size) };
+        let tiles = source == Source::Rows && by_position;
+        let [row, column] = strides.map(i128::from);
+        if source == Source::Packed {
+            return element;
+        }
+        if features > 1 && column != i128::from(size) {
+            return if tiles && row == i128::from(size) { Access::Tile } else { element };
+        }
+        let width = features.saturating_mul(size);
+        if tiles && width < NARROW_BYTES && row == i128::from(width) {
+            return Access::Tile;
+        }
+        let pitch = strides[0].unsigned_abs();
+        let fits =
+            |bytes: u64| bytes >= size && address.is_multiple_of(bytes) && pitch.is_multiple_of(bytes) && width.is_multiple_of(bytes);
+        match [16, 8, 4].into_iter().find(|&bytes| fits(bytes)) {
+            Some(bytes) => Access::Lanes { bytes: low(bytes) },
+            None if tiles => Access::Tile,
+            None => element,
+        }
+    }
+}
+
+impl KernelSpec {
+    /// The `-D` options, each in one word, beside the compiler's own ([`COMPILE_OPTIONS`]).
+    pub fn defines(&self) -> Vec<String> {
+        let sizes = ArgsSizes::OF_THIS_HOST;
+        match self {
+            KernelSpec::Moves => vec![
+                format!("-DLF_FINISH_BYTES={}", sizes.finish),
+                format!("-DLF_FILL_BYTES={}", sizes.fill),
+                format!("-DLF_COPY_BYTES={}", sizes.copy),
+            ],
+            KernelSpec::Fold(fold) => {
+                let stages: Vec<String> = fold.stages.iter().map(StageSpec::render).collect();
+                vec![
+                    format!("-DLF_FOLD_BYTES={}", sizes.fold),
+                    format!("-DLF_VALUE={}", dtype_code(fold.values)),
+                    format!("-DLF_SOURCE={}", fold.source.code()),
+                    format!("-DLF_TILE={}", u8::from(fold.access == Access::Tile)),
+                    format!("-DLF_BYTES={}", fold.bytes()),
+                    format!("-DLF_INDEX={}", fold.index.bits()),
+                    format!("-DLF_STAGES={}", fold.stages.len()),
+                    format!("-DLF_STAGE_LIST={}", stages.join(",")),
+                ]
+            }
+        }
+    }
+
+    /// The entries of the compiled module.
+    pub fn entries(&self) -> &'static [&'static str] {
+        match self {
+            KernelSpec::Fold(_) => &["lf_fold"],
+            KernelSpec::Moves => &["lf_finish", "lf_fill", "lf_copy", "lf_layout"],
+        }
+    }
+}
+
+/// What every compilation needs beside the architecture: products are never fused into sums.
+pub const COMPILE_OPTIONS: [&str; 2] = ["--std=c++17", "--fmad=false"];
+
+impl FoldSpec {
+    /// Bytes a lane reads of a row.
+    pub fn bytes(&self) -> u32 {
+        match self.access {
+            Access::Lanes { bytes } => bytes,
+            Access::Tile => low(self.values.size_u64()),
+        }
+    }
+
+    /// Elements a lane reads of a row.
+    pub fn vector(&self) -> u32 {
+        self.bytes() / low(self.values.size_u64()).max(1)
+    }
+
+    /// Dynamic shared memory of a block; `kernels/fold.cu` lays it out.
+    pub fn shared_bytes(&self) -> u32 {
+        match self.access {
+            Access::Lanes { bytes } => lane_rows(bytes) * bytes * FOLD_THREADS,
+            Access::Tile => {
+                let size = low(self.values.size_u64());
+                FOLD_THREADS / 32 * 2 * tile_rows(size) * TILE_PITCH * size
+            }
+        }
+    }
+
+    /// How `runs` runs over `features` columns are spread: `None` where that is more than one launch takes (cut into fewer runs), or nothing.
+    pub fn geometry(&self, features: u64, runs: u64) -> Option<Geometry> {
+        let columns = features.div_ceil(u64::from(self.vector().max(1)));
+        let slabs = columns.div_ceil(32);
+        let lanes = columns.div_ceil(slabs.max(1));
+        let units = runs.checked_mul(slabs)?;
+        let threads = match self.access {
+            Access::Lanes { .. } => units.checked_mul(lanes)?,
+            Access::Tile => units.div_ceil(32 / lanes.clamp(1, 32)).checked_mul(32)?,
+        };
+        if threads == 0 || threads > u64::from(u32::MAX) - u64::from(FOLD_THREADS) {
+            return None;
+        }
+        Some(Geometry { lanes: low(lanes), slabs: low(slabs), blocks: low(threads.div_ceil(u64::from(FOLD_THREADS))) })
+    }
+
+    /// Why the kernel cannot be specialised so, if it cannot.
+    ///
+    /// # Errors
+    /// The reason, in words.
+    pub fn check(&self) -> Result<(), String> {
+        let reductions: usize = self.stages.iter().map(|stage| stage.reductions.len()).sum();
+        if self.stages.len() > MOST_STAGES {
+            return Err(format!("folds {} levels in one step; CUDA kernels take up to {MOST_STAGES}", self.stages.len()));
+        }
+        if reductions > MOST_REDUCTIONS {
+            return Err(format!("makes {reductions} reductions in one step; CUDA kernels take up to {MOST_REDUCTIONS}"));
+        }
+        Ok(())
+    }
+}
+
+/// Rows narrower than this come in tiles: two sectors.
+const NARROW_BYTES: u64 = 64;
+
+/// Elements from one row of a tile to the next: odd, so that a column meets every bank.
+const TILE_PITCH: u32 = 33;
+
+/// Rows in flight a lane: 16 at 16 bytes, and more where they are smaller.
+const fn lane_rows(bytes: u32) -> u32 {
+    match bytes {
+        16 => 16,
+        8 | 4 => 32,
+        _ => 8,
+    }
+}
+
+/// Rows a tile.
+const fn tile_rows(size: u32) -> u32 {
+    if size == 8 { 16 } else { 32 }
+}
+
+impl StageSpec {
+    /// An initialiser of the kernel's `StageSpec`.
+    fn render(&self) -> String {
+        let reductions: Vec<String> = self.reductions.iter().map(ReductionSpec::render).collect();
+        format!("{{{},{},{},{{{}}}}}", self.feed, self.depth, self.reductions.len(), reductions.join(","))
+    }
+}
+
+impl ReductionSpec {
+    fn render(&self) -> String {
+        format!("{{{},{},{}}}", reducer_code(self.reducer), u8::from(self.weighted), dtype_code(self.dtype))
+    }
+}
+
+impl Source {
+    fn code(self) -> u32 {
+        match self {
+            Source::Rows => 0,
+            Source::Gather => 1,
+            Source::Packed => 2,
+        }
+    }
+}
+
+impl Index {
+    /// Its width.
+    pub fn bits(self) -> u32 {
+        match self {
+            Index::Narrow => 32,
+            Index::Wide => 64,
+        }
+    }
+}
+
+/// A type of elements, as kernels number them.
+pub fn dtype_code(dtype: DType) -> u32 {
+    match dtype {
+        DType::F32 => 0,
+        DType::F64 => 1,
+        DType::F16 => 2,
+        DType::BF16 => 3,
+        DType::U8 => 4,
+        DType::U16 => 5,
+        DType::U32 => 6,
+        DType::I32 => 7,
+        DType::I64 => 8,
+    }
+}
+
+/// A reducer, as kernels number them.
+pub fn reducer_code(reducer: Reducer) -> u32 {
+    match reducer {
+        Reducer::Sum => 0,
+        Reducer::Mean => 1,
+        Reducer::Max => 2,
+        Reducer::Min => 3,
+        Reducer::Prod => 4,
+    }
+}
+
+/// Sizes, lanes and blocks are far below 2^32; what is not was refused before.
+fn low(value: u64) -> u32 {
+    u32::try_from(value).unwrap_or(u32::MAX)
+}
