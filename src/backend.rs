@@ -4,8 +4,10 @@
 //! runs it over [`Bindings`] as often as one likes. `docs/writing-a-backend.md` is the guide.
 
 mod bindings;
+mod device;
 
 pub use bindings::{Bindings, TableSet};
+pub use device::{DeviceId, DeviceMemory, DeviceView, DeviceViewMut};
 
 use crate::error::Result;
 use crate::plan::{Plan, StepKind};
@@ -92,14 +94,29 @@ pub trait Executable: Send {
 pub struct RunReport {
     /// One entry a step of the plan, in order.
     pub steps: Vec<StepReport>,
-    /// From the first step to the last, checks of the bindings included.
+    /// From the first step to the last, checks of the bindings included, and transfers where there are any.
     pub time: Duration,
+    /// What moved between the host's memory and a device's. Nothing, for a backend that computes where the data lies.
+    pub transfers: Transfers,
+    /// From the first step to the last by a device's own clock, transfers left out. `None` where the host computes.
+    pub device_time: Option<Duration>,
+}
+
+/// What moved between the host's memory and a device's in one run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Transfers {
+    /// How long it took, of the run's time.
+    pub time: Duration,
+    /// Bytes brought to the device.
+    pub uploaded: u64,
+    /// Bytes brought back.
+    pub downloaded: u64,
 }
 
 /// What one step did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StepReport {
-    /// How long it took.
+    /// How long it took; zero where a device replays all steps as one, and only the whole is measured.
     pub time: Duration,
     /// Bytes that it read, counted by the rules of [`Cost`](crate::plan::Cost).
     pub read: u64,
@@ -110,6 +127,6 @@ pub struct StepReport {
 impl RunReport {
     /// A report with room for the steps of a plan.
     pub fn for_plan(plan: &Plan) -> Self {
-        RunReport { steps: vec![StepReport::default(); plan.steps.len()], time: Duration::ZERO }
+        RunReport { steps: vec![StepReport::default(); plan.steps.len()], ..RunReport::default() }
     }
 }

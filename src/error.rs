@@ -95,6 +95,10 @@ codes! {
     MemoryLimit = "memory-limit",
     /// A backend that cannot be used on this machine.
     BackendUnavailable = "backend-unavailable",
+    /// Memory of a device bound to a plan that runs elsewhere.
+    WrongDevice = "wrong-device",
+    /// What a device or its driver reported while it was used.
+    Device = "device",
     /// A file that cannot be read or written, or does not hold what it says.
     File = "file",
     /// Text that is not valid UTF-8.

@@ -55,7 +55,7 @@ impl Layout {
 
     /// The first and last position of any element, or `None` where there is no element; an error where a position is negative or
     /// does not fit.
-    fn extent(&self) -> Result<Option<(usize, usize)>> {
+    pub(crate) fn extent(&self) -> Result<Option<(usize, usize)>> {
         if self.shape.contains(&0) {
             return Ok(None);
         }
@@ -84,7 +84,7 @@ impl Layout {
         Ok(Some((usize::try_from(low).map_err(|_| overflow())?, usize::try_from(high).map_err(|_| overflow())?)))
     }
 
-    fn check(&self, elements: usize) -> Result<()> {
+    pub(crate) fn check(&self, elements: usize) -> Result<()> {
         if let Some((_, last)) = self.extent()?
             && last >= elements
         {
@@ -98,6 +98,18 @@ impl Layout {
             .help("check the row count and the strides, which count elements"));
         }
         Ok(())
+    }
+
+    /// That no two elements share memory.
+    pub(crate) fn check_apart(&self) -> Result<()> {
+        if !self.overlaps_itself() {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorCode::StridesOverlap,
+            format!("shape {:?} with strides {:?} writes an element twice", self.shape, self.strides),
+        )
+        .help("outputs need a place of their own for every element"))
     }
 
     /// Whether two different elements can share a position. Exact for up to 2 axes: a collision needs steps (a, b) ≠ 0 inside the shape
@@ -303,13 +315,7 @@ impl<'a> TensorViewMut<'a> {
     /// `strides-leave-buffer`, `strides-overlap`.
     pub fn strided<T: Element>(data: &'a mut [T], layout: Layout) -> Result<Self> {
         layout.check(data.len())?;
-        if layout.overlaps_itself() {
-            return Err(Error::new(
-                ErrorCode::StridesOverlap,
-                format!("shape {:?} with strides {:?} writes an element twice", layout.shape, layout.strides),
-            )
-            .help("outputs need a place of their own for every element"));
-        }
+        layout.check_apart()?;
         let bytes: &mut [u8] = bytemuck::must_cast_slice_mut(data);
         Ok(TensorViewMut { bytes: bytes.as_mut_ptr(), len: bytes.len(), dtype: T::DTYPE, layout, borrow: PhantomData })
     }

@@ -1,5 +1,6 @@
 //! What the caller hands over for one run, and the check that every backend makes of it first.
 
+use super::device::{DeviceId, DeviceMemory, DeviceView, DeviceViewMut};
 use crate::dtype::{DType, IdElement};
 use crate::error::{Error, ErrorCode, Result, suggestion};
 use crate::ids::{TableId, ViewId};
@@ -7,7 +8,7 @@ use crate::numerics::Value;
 use crate::plan::{Buffer, CopyKind, Hash, Load, Place, Plan, StepKind, TableSource};
 use crate::reducer::Reducer;
 use crate::segments::Segments;
-use crate::tensor::{TensorView, TensorViewMut};
+use crate::tensor::{Layout, TensorView, TensorViewMut};
 use crate::{narrow, widen_u64};
 use half::{bf16, f16};
 use smallvec::SmallVec;
@@ -18,6 +19,8 @@ pub struct Bindings<'a> {
     inputs: SmallVec<[(&'a str, TensorView<'a>); 8]>,
     outputs: SmallVec<[(&'a str, TensorViewMut<'a>); 8]>,
     tables: SmallVec<[&'a Segments; 8]>,
+    device_inputs: SmallVec<[(&'a str, DeviceView<'a>); 2]>,
+    device_outputs: SmallVec<[(&'a str, DeviceViewMut<'a>); 2]>,
 }
 
 impl<'a> Bindings<'a> {
@@ -47,6 +50,20 @@ impl<'a> Bindings<'a> {
         self
     }
 
+    /// Binds an input or a param to memory of a device: only the backend of that device takes it.
+    #[must_use]
+    pub fn device_input(mut self, name: &'a str, view: DeviceView<'a>) -> Self {
+        self.device_inputs.push((name, view));
+        self
+    }
+
+    /// Binds an output to memory of a device, where it stays: only the backend of that device takes it.
+    #[must_use]
+    pub fn device_output(mut self, name: &'a str, view: DeviceViewMut<'a>) -> Self {
+        self.device_outputs.push((name, view));
+        self
+    }
+
     /// [`input`](Self::input), in place.
     pub fn bind_input(&mut self, name: &'a str, view: TensorView<'a>) {
         self.inputs.push((name, view));
@@ -70,6 +87,32 @@ impl<'a> Bindings<'a> {
     /// What is bound to an output.
     pub fn find_output(&mut self, name: &str) -> Option<&mut TensorViewMut<'a>> {
         self.outputs.iter_mut().find(|(bound, _)| *bound == name).map(|(_, view)| view)
+    }
+
+    /// What is bound to an input or param, where that is memory of a device.
+    pub fn find_device_input(&self, name: &str) -> Option<DeviceView<'a>> {
+        self.device_inputs.iter().find(|(bound, _)| *bound == name).map(|(_, view)| *view)
+    }
+
+    /// What is bound to an output, where that is memory of a device.
+    pub fn find_device_output(&self, name: &str) -> Option<DeviceView<'_>> {
+        self.device_outputs.iter().find(|(bound, _)| *bound == name).map(|(_, view)| view.as_view())
+    }
+
+    /// Everything that is bound to memory of a device, with its name.
+    fn on_devices(&self) -> impl Iterator<Item = (&'a str, DeviceView<'_>)> {
+        let inputs = self.device_inputs.iter().map(|(name, view)| (*name, *view));
+        inputs.chain(self.device_outputs.iter().map(|(name, view)| (*name, view.as_view())))
+    }
+
+    /// The names of all inputs, wherever they lie.
+    fn input_names(&self) -> SmallVec<[&'a str; 8]> {
+        self.inputs.iter().map(|(name, _)| *name).chain(self.device_inputs.iter().map(|(name, _)| *name)).collect()
+    }
+
+    /// The names of all outputs, wherever they lie.
+    fn output_names(&self) -> SmallVec<[&'a str; 8]> {
+        self.outputs.iter().map(|(name, _)| *name).chain(self.device_outputs.iter().map(|(name, _)| *name)).collect()
     }
 
     /// Every input, with its name.
@@ -124,14 +167,52 @@ impl TableSet {
     /// # Errors
     /// The first thing that is wrong.
     pub fn check(&mut self, plan: &Plan, bindings: &Bindings<'_>) -> Result<()> {
-        check_names(plan, bindings)?;
-        check_shapes(plan, bindings)?;
-        check_aliasing(bindings)?;
-        self.resolve(plan, bindings)?;
+        if let Some((name, view)) = bindings.on_devices().next() {
+            return Err(wrong_device(name, view.device(), &format!("the {} backend reads and writes the host's memory", plan.target)));
+        }
+        self.check_all(plan, bindings)?;
         for step in &plan.steps {
             self.check_data(plan, bindings, &step.kind)?;
         }
         Ok(())
+    }
+
+    /// [`check`](Self::check) for a backend that takes memory of its device too. Ids and weights that lie there are fetched to be checked.
+    ///
+    /// # Errors
+    /// The first thing that is wrong, or what the device says.
+    pub fn check_on(&mut self, plan: &Plan, bindings: &Bindings<'_>, memory: &dyn DeviceMemory) -> Result<()> {
+        for (name, view) in bindings.on_devices() {
+            if view.device() != memory.device() {
+                return Err(wrong_device(name, view.device(), &format!("this executable runs on {}", memory.device())));
+            }
+        }
+        self.check_all(plan, bindings)?;
+        let mut fetched: Vec<(&str, DeviceView<'_>, Vec<u64>)> = Vec::new();
+        for name in checked_inputs(plan) {
+            if let Some(view) = bindings.find_device_input(name) {
+                fetched.push((name, view, memory.fetch(view)?));
+            }
+        }
+        let mut on_host = Bindings::new();
+        on_host.inputs.extend(bindings.inputs.iter().copied());
+        for (name, view, data) in &fetched {
+            let [rows, features] = view.shape();
+            let bytes = bytemuck::must_cast_slice::<u64, u8>(data).get(..rows * features * view.dtype().size()).unwrap_or(&[]);
+            on_host.bind_input(name, TensorView::from_bytes(bytes, view.dtype(), Layout::row_major(view.shape()))?);
+        }
+        for step in &plan.steps {
+            self.check_data(plan, &on_host, &step.kind)?;
+        }
+        Ok(())
+    }
+
+    /// Everything but what ids and weights hold.
+    fn check_all(&mut self, plan: &Plan, bindings: &Bindings<'_>) -> Result<()> {
+        check_names(plan, bindings)?;
+        check_shapes(plan, bindings)?;
+        check_aliasing(bindings)?;
+        self.resolve(plan, bindings)
     }
 
     /// Every bound table must be there on every run; what they are is kept from the first run that found them all.
@@ -199,17 +280,51 @@ fn not_bound_table(name: &str, hash: Hash) -> Error {
         .help("bind the segments that the plan was made with; other segments need a plan of their own")
 }
 
+fn wrong_device(name: &str, device: DeviceId, found: &str) -> Error {
+    Error::new(ErrorCode::WrongDevice, format!("`{name}` is bound to memory of {device}, but {found}"))
+        .at_level(name)
+        .help("bind it where the plan runs")
+}
+
+/// The inputs whose data is checked in every run: ids and weights, each once.
+fn checked_inputs(plan: &Plan) -> SmallVec<[&str; 4]> {
+    let mut names: SmallVec<[&str; 4]> = SmallVec::new();
+    for step in &plan.steps {
+        let views: SmallVec<[ViewId; 4]> = match &step.kind {
+            StepKind::Fold(fold) => {
+                let ids = match fold.load {
+                    Load::Gather { ids, .. } => Some(ids),
+                    Load::View { .. } => None,
+                };
+                let reductions = fold.stages.iter().flat_map(|stage| &stage.reductions);
+                ids.into_iter().chain(reductions.filter_map(|reduction| reduction.weights)).collect()
+            }
+            StepKind::Copy(copy) => match copy.what {
+                CopyKind::Gather => copy.read.first().copied().into_iter().collect(),
+                CopyKind::Segments { .. } | CopyKind::Rows | CopyKind::Columns => SmallVec::new(),
+            },
+        };
+        for buffer in views.into_iter().map(|view| plan.buffer_of(view)) {
+            if matches!(buffer.place, Place::Input | Place::Param) && !names.contains(&&*buffer.name) {
+                names.push(&buffer.name);
+            }
+        }
+    }
+    names
+}
+
 fn check_names(plan: &Plan, bindings: &Bindings<'_>) -> Result<()> {
-    for (index, (name, _)) in bindings.inputs.iter().enumerate() {
-        if bindings.inputs[..index].iter().any(|(other, _)| other == name) {
+    let (inputs, outputs) = (bindings.input_names(), bindings.output_names());
+    for (index, name) in inputs.iter().enumerate() {
+        if inputs[..index].contains(name) {
             return Err(bound_twice("input", name));
         }
         if !plan.inputs().any(|(_, buffer)| &*buffer.name == *name) {
             return Err(unknown_name("input", name, plan.inputs().map(|(_, buffer)| buffer)));
         }
     }
-    for (index, (name, _)) in bindings.outputs.iter().enumerate() {
-        if bindings.outputs[..index].iter().any(|(other, _)| other == name) {
+    for (index, name) in outputs.iter().enumerate() {
+        if outputs[..index].contains(name) {
             return Err(bound_twice("output", name));
         }
         if !plan.outputs().any(|(_, buffer)| &*buffer.name == *name) {
@@ -217,12 +332,12 @@ fn check_names(plan: &Plan, bindings: &Bindings<'_>) -> Result<()> {
         }
     }
     for (_, buffer) in plan.inputs() {
-        if bindings.find_input(&buffer.name).is_none() {
+        if !inputs.contains(&&*buffer.name) {
             return Err(not_bound("input", buffer));
         }
     }
     for (_, buffer) in plan.outputs() {
-        if !bindings.outputs.iter().any(|(name, _)| *name == &*buffer.name) {
+        if !outputs.contains(&&*buffer.name) {
             return Err(not_bound("output", buffer));
         }
     }
@@ -247,7 +362,9 @@ fn unknown_name<'a>(what: &str, name: &str, known: impl Iterator<Item = &'a Buff
 fn check_shapes(plan: &Plan, bindings: &Bindings<'_>) -> Result<()> {
     let inputs = bindings.inputs.iter().map(|(name, view)| (*name, view.dtype(), view.shape(), true));
     let outputs = bindings.outputs.iter().map(|(name, view)| (*name, view.dtype(), view.shape(), false));
-    for (name, dtype, shape, reads) in inputs.chain(outputs) {
+    let device_inputs = bindings.device_inputs.iter().map(|(name, view)| (*name, view.dtype(), view.shape(), true));
+    let device_outputs = bindings.device_outputs.iter().map(|(name, view)| (*name, view.as_view().dtype(), view.as_view().shape(), false));
+    for (name, dtype, shape, reads) in inputs.chain(outputs).chain(device_inputs).chain(device_outputs) {
         let buffer = plan.buffers.iter().find(|buffer| {
             &*buffer.name == name
                 && match buffer.place {
@@ -281,13 +398,27 @@ fn check_aliasing(bindings: &Bindings<'_>) -> Result<()> {
         let others = bindings.outputs[..index].iter().map(|(other, view)| (*other, view.address_range()));
         for (other, other_range) in inputs.chain(others) {
             if range.start < other_range.end && other_range.start < range.end {
-                return Err(Error::new(ErrorCode::Aliasing, format!("output `{name}` shares memory with `{other}`"))
-                    .at_level(*name)
-                    .help("bind memory of its own for every output"));
+                return Err(shared(name, other));
+            }
+        }
+    }
+    for (index, (name, output)) in bindings.device_outputs.iter().enumerate() {
+        let range = output.as_view().address_range();
+        let inputs = bindings.device_inputs.iter().map(|(other, view)| (*other, view.address_range()));
+        let others = bindings.device_outputs[..index].iter().map(|(other, view)| (*other, view.as_view().address_range()));
+        for (other, other_range) in inputs.chain(others) {
+            if range.start < other_range.end && other_range.start < range.end {
+                return Err(shared(name, other));
             }
         }
     }
     Ok(())
+}
+
+fn shared(output: &str, other: &str) -> Error {
+    Error::new(ErrorCode::Aliasing, format!("output `{output}` shares memory with `{other}`"))
+        .at_level(output)
+        .help("bind memory of its own for every output")
 }
 
 /// The column of what is bound that a view shows; nothing where it shows what a step computes. (An arena buffer may have an input's name.)

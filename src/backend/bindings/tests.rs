@@ -147,3 +147,99 @@ fn an_output_shares_memory_with_nothing() {
         .table(&segments);
     insta::assert_snapshot!(TableSet::new().check(&plan, &bindings).unwrap_err(), @"y: output `y` shares memory with `x`; bind memory of its own for every output [aliasing]");
 }
+
+/// A device whose memory is the host's, so that addresses can be followed.
+struct Mirror(DeviceId);
+
+impl DeviceMemory for Mirror {
+    fn device(&self) -> DeviceId {
+        self.0
+    }
+
+    fn fetch(&self, view: DeviceView<'_>) -> Result<Vec<u64>> {
+        let range = view.address_range();
+        let mut data = vec![0u64; usize::try_from(range.end - range.start).unwrap().div_ceil(8)];
+        let bytes = bytemuck::must_cast_slice_mut::<u64, u8>(&mut data);
+        for (byte, address) in bytes.iter_mut().zip(range) {
+            // SAFETY: the tests bind memory of the host that outlives the view.
+            *byte = unsafe { std::ptr::with_exposed_provenance::<u8>(usize::try_from(address).unwrap()).read() };
+        }
+        Ok(data)
+    }
+}
+
+const MIRROR: DeviceId = DeviceId { backend: "mirror", ordinal: 0 };
+
+fn on_device<T: crate::dtype::Element>(data: &[T], shape: [usize; 2]) -> DeviceView<'_> {
+    let address = u64::try_from(data.as_ptr().expose_provenance()).unwrap();
+    // SAFETY: the data is borrowed as long as the view lives.
+    unsafe { DeviceView::from_raw(MIRROR, address, data.len(), T::DTYPE, Layout::row_major(shape)).unwrap() }
+}
+
+fn told_on_device(device: DeviceId, change: impl FnOnce(&mut Memory)) -> [String; 2] {
+    let (plan, segments) = plan();
+    let mut memory = memory();
+    change(&mut memory);
+    let Memory { ids, table, weights, word } = &mut memory;
+    let bindings = Bindings::new()
+        .device_input("char.ids", on_device(ids, [4, 1]))
+        .device_input("w", on_device(weights, [weights.len(), 1]))
+        .input("char.table", TensorView::from_slice(table, [4, 2]).unwrap())
+        .output("word", TensorViewMut::from_slice(word, [3, 2]).unwrap())
+        .table(&segments);
+    let told = |result: Result<()>| result.map_or_else(|error| error.to_string(), |()| "fine".into());
+    [told(TableSet::new().check_on(&plan, &bindings, &Mirror(device))), told(TableSet::new().check(&plan, &bindings))]
+}
+
+#[test]
+fn memory_of_a_device_is_held_to_the_same_rules_by_its_backend() {
+    let [on, _] = told_on_device(MIRROR, |_| ());
+    assert_eq!(on, "fine");
+    let [on, _] = told_on_device(MIRROR, |memory| memory.ids[2] = 4);
+    insta::assert_snapshot!(on, @"char.ids: `char.ids`[2] = 4, but `char.table` has 4 rows; ids are 0 or more, and below the rows of their table [id-too-large]");
+    let [on, _] = told_on_device(MIRROR, |memory| memory.weights[3] = -0.5);
+    insta::assert_snapshot!(on, @"word: `w`[3] = -0.5; the weights of a mean are 0 or more [weights]");
+    let [on, _] = told_on_device(MIRROR, |memory| memory.weights.truncate(3));
+    insta::assert_snapshot!(on, @"w: `w` has shape [3, 1], planned was [4, 1]; a plan holds for one shape; plan again for another [shape]");
+}
+
+#[test]
+fn memory_of_a_device_is_refused_by_every_other() {
+    let [on, host] = told_on_device(DeviceId { ordinal: 1, ..MIRROR }, |_| ());
+    insta::assert_snapshot!(on, @"char.ids: `char.ids` is bound to memory of mirror:0, but this executable runs on mirror:1; bind it where the plan runs [wrong-device]");
+    insta::assert_snapshot!(host, @"char.ids: `char.ids` is bound to memory of mirror:0, but the cpu backend reads and writes the host's memory; bind it where the plan runs [wrong-device]");
+}
+
+#[test]
+fn outputs_on_a_device_share_memory_with_nothing_there() {
+    let (plan, segments) = plan();
+    let (ids, table, weights, word) = ([0i32, 3, 1, 2], [0.0f32; 8], [1.0f32, 0.0, 2.0, 3.0], [0.0f32; 6]);
+    let view = |data: &[f32], shape| on_device(data, shape).address();
+    let told = |address: u64, name: &'static str| {
+        // SAFETY: nothing is written: the check is all that happens.
+        let output = unsafe { DeviceViewMut::from_raw(MIRROR, address, 6, DType::F32, Layout::row_major([3, 2])).unwrap() };
+        let bindings = Bindings::new()
+            .input("char.ids", TensorView::from_column(&ids))
+            .device_input("char.table", on_device(&table, [4, 2]))
+            .input("w", TensorView::from_column(&weights))
+            .device_output(name, output)
+            .table(&segments);
+        TableSet::new().check_on(&plan, &bindings, &Mirror(MIRROR)).map_or_else(|error| error.to_string(), |()| "fine".into())
+    };
+    assert_eq!(told(view(&word, [3, 2]), "word"), "fine");
+    insta::assert_snapshot!(told(view(&table, [4, 2]) + 28, "word"), @"word: output `word` shares memory with `char.table`; bind memory of its own for every output [aliasing]");
+    insta::assert_snapshot!(told(view(&word, [3, 2]), "wort"), @"the plan has no output `wort`; did you mean `word`? [unknown-name]");
+}
+
+#[test]
+fn strides_on_a_device_stay_inside_its_buffer_and_apart_in_outputs() {
+    let layout = Layout { offset: 0, shape: [3, 2], strides: [2, 1] };
+    // SAFETY: both are refused before anything is read or written.
+    let (past, twice) = unsafe {
+        (
+            DeviceView::from_raw(MIRROR, 64, 5, DType::F32, layout).unwrap_err(),
+            DeviceViewMut::from_raw(MIRROR, 64, 6, DType::F32, Layout { strides: [1, 1], ..layout }).unwrap_err(),
+        )
+    };
+    assert_eq!((past.code(), twice.code()), (ErrorCode::StridesLeaveBuffer, ErrorCode::StridesOverlap));
+}
