@@ -96,7 +96,7 @@ pub struct FinishArgs {
     pub target: Address,
     /// And their Σw.
     pub weight_target: Address,
-    /// [`FinishGroup`]s, one a block of the grid's x; y counts columns by [`FINISH_COLUMNS`](crate::spec::FINISH_COLUMNS).
+    /// [`FinishGroup`]s. Each has ⌈features ÷ [`FINISH_COLUMNS`](crate::spec::FINISH_COLUMNS)⌉ blocks, one after the other.
     pub groups: Address,
     /// Where results go.
     pub out: Address,
@@ -148,11 +148,9 @@ pub struct FillArgs {
     /// The value, before it is rounded to the results' type.
     pub fill: f64,
     /// Columns.
-    pub features: u64,
+    pub features: u32,
     /// The code of the results' type.
     pub out_type: u32,
-    /// Zero.
-    pub reserved: u32,
 }
 
 /// The arguments of `lf_copy`: bits as they are, `rows` × `columns` units.
@@ -188,7 +186,7 @@ pub struct CopyArgs {
     /// Rows that are written (positions).
     pub rows: u64,
     /// Units a row.
-    pub columns: u64,
+    pub columns: u32,
     /// Bytes of a unit: 1, 2, 4, 8, 16. Dense sides may be copied in units of several elements.
     pub unit: u32,
     /// Bytes of an id: 1, 2, 4, 8.
@@ -197,6 +195,8 @@ pub struct CopyArgs {
     pub source_feature_major: u32,
     /// Whether what is written is.
     pub target_feature_major: u32,
+    /// Zero.
+    pub reserved: u32,
 }
 
 /// The arguments of `lf_layout`, which is for tests.
@@ -207,9 +207,15 @@ pub struct LayoutArgs {
     pub out: Address,
 }
 
-/// Units (of [`CopyArgs`]) that a block of `lf_copy` copies, and elements that one of `lf_fill` fills: blocks = ⌈rows · columns ÷ this⌉, at most
-/// 2^31 − 1 (each block then takes several).
-pub const MOVE_UNITS: u64 = 4096;
+/// Blocks of `lf_copy` (units) and `lf_fill` (elements) over so many rows and columns: each takes whole rows, about 4096 units. 0 where there is
+/// nothing to do; at most 2^31 − 1, each block then takes several chunks.
+pub fn move_blocks(rows: u64, columns: u64) -> u32 {
+    if columns == 0 {
+        return 0;
+    }
+    let chunk_rows = (4096 / columns).max(1);
+    u32::try_from(rows.div_ceil(chunk_rows)).unwrap_or(u32::MAX).min(i32::MAX.cast_unsigned())
+}
 
 /// Whether the results of a lane can be stored at once: `vector` elements of `size` bytes, side by side and aligned.
 pub fn vector_store(out: Address, row_stride: i64, column_stride: i64, size: u32, vector: u32) -> bool {
@@ -242,6 +248,15 @@ macro_rules! offsets {
             let numbers = [$(size_of::<$type>(), $(offset_of!($type, $field)),*),*];
             numbers.into_iter().map(|number| u32::try_from(number).unwrap_or(u32::MAX)).collect()
         }
+
+        /// The same as expressions of the kernels' language.
+        pub(crate) fn layout_expressions() -> String {
+            let numbers = [$(
+                concat!("sizeof(", stringify!($type), ")"),
+                $(concat!("LF_AT(", stringify!($type), ",", stringify!($field), ")")),*
+            ),*];
+            numbers.join(",")
+        }
     };
 }
 
@@ -251,11 +266,11 @@ offsets! {
     ReductionArgs { weights, weight_stride, out, out_row_stride, out_column_stride, partials, weight_partials, fill, weight_type, vector_store }
     FinishArgs { source, weight_source, target, weight_target, groups, out, out_row_stride, out_column_stride, features, reducer, out_type, reserved }
     FinishGroup { first, to, rows, count, last }
-    FillArgs { rows, count, out, out_row_stride, out_column_stride, fill, features, out_type, reserved }
+    FillArgs { rows, count, out, out_row_stride, out_column_stride, fill, features, out_type }
     CopyArgs { source, source_row_stride, source_column_stride, target, target_row_stride, target_column_stride, ids, id_stride, offsets, shifts, segments, rows, columns, unit, id_bytes, source_feature_major, target_feature_major }
 }
 
 // Nothing in them is padding: what is hashed or compared is what was meant.
 const _: () = assert!(size_of::<ReductionArgs>() == 72 && size_of::<FinishGroup>() == 32 && size_of::<StageArgs>() == 8);
 const _: () = assert!(offset_of!(FoldArgs, stages) == 80 && size_of::<FoldArgs>() == 80 + 8 * MOST_STAGES + 72 * MOST_REDUCTIONS);
-const _: () = assert!(size_of::<FinishArgs>() == 80 && size_of::<FillArgs>() == 64 && size_of::<CopyArgs>() == 120);
+const _: () = assert!(size_of::<FinishArgs>() == 80 && size_of::<FillArgs>() == 56 && size_of::<CopyArgs>() == 120);

@@ -10,8 +10,8 @@
 //! |---|---|---|---|
 //! | [`KernelSpec::Fold`] | `lf_fold` | [`FoldArgs`](crate::args::FoldArgs) | [`FOLD_THREADS`], [`FoldSpec::shared_bytes`] |
 //! | [`KernelSpec::Moves`] | `lf_finish` | [`FinishArgs`](crate::args::FinishArgs) | [`FINISH_THREADS`], none |
-//! | | `lf_fill` | [`FillArgs`](crate::args::FillArgs) | [`MOVE_THREADS`], none |
-//! | | `lf_copy` | [`CopyArgs`](crate::args::CopyArgs) | [`MOVE_THREADS`], none |
+//! | | `lf_fill` | [`FillArgs`](crate::args::FillArgs) | [`MOVE_THREADS`], none; [`move_blocks`](crate::args::move_blocks) |
+//! | | `lf_copy` | [`CopyArgs`](crate::args::CopyArgs) | [`MOVE_THREADS`], none; [`move_blocks`](crate::args::move_blocks) |
 //! | | `lf_layout` | [`LayoutArgs`](crate::args::LayoutArgs) | one thread, none; for tests |
 //!
 //! Every entry takes one structure, by value. A launch without blocks is left out by the host.
@@ -37,7 +37,7 @@
 //!
 //! A unit of work is a run × a slab of `lanes · vector` columns; see [`FoldSpec::geometry`].
 
-use crate::args::{ArgsSizes, MOST_REDUCTIONS, MOST_STAGES};
+use crate::args::{ArgsSizes, MOST_REDUCTIONS, MOST_STAGES, layout_expressions};
 use levelfold::{DType, Reducer};
 
 /// Threads a block of `lf_fold`.
@@ -189,6 +189,14 @@ impl Access {
 }
 
 impl KernelSpec {
+    /// The CUDA C++ source: no includes, the same for all folds.
+    pub fn source(&self) -> &'static str {
+        match self {
+            KernelSpec::Fold(_) => concat!(include_str!("../kernels/common.cu"), include_str!("../kernels/fold.cu")),
+            KernelSpec::Moves => concat!(include_str!("../kernels/common.cu"), include_str!("../kernels/moves.cu")),
+        }
+    }
+
     /// The `-D` options, each in one word, beside the compiler's own ([`COMPILE_OPTIONS`]).
     pub fn defines(&self) -> Vec<String> {
         let sizes = ArgsSizes::OF_THIS_HOST;
@@ -197,6 +205,7 @@ impl KernelSpec {
                 format!("-DLF_FINISH_BYTES={}", sizes.finish),
                 format!("-DLF_FILL_BYTES={}", sizes.fill),
                 format!("-DLF_COPY_BYTES={}", sizes.copy),
+                format!("-DLF_LAYOUT={}", layout_expressions()),
             ],
             KernelSpec::Fold(fold) => {
                 let stages: Vec<String> = fold.stages.iter().map(StageSpec::render).collect();
@@ -224,7 +233,7 @@ impl KernelSpec {
 }
 
 /// What every compilation needs beside the architecture: products are never fused into sums.
-pub const COMPILE_OPTIONS: [&str; 2] = ["--std=c++17", "--fmad=false"];
+pub const COMPILE_OPTIONS: [&str; 3] = ["--std=c++17", "--fmad=false", "--device-as-default-execution-space"];
 
 impl FoldSpec {
     /// Bytes a lane reads of a row.

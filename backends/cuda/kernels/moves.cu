@@ -1,0 +1,262 @@
+// What surrounds the folds: the second pass over long segments, empty segments, copies. One module for all plans; the interface is described
+// in src/args.rs.
+
+constexpr int FINISH_THREADS = 256;
+constexpr int MOVE_THREADS = 256;
+constexpr u32 MOVE_UNITS = 4096;
+
+struct FinishGroup {
+  u64 first, to, rows;
+  u32 count, last;
+};
+
+struct FinishArgs {
+  const double* source;
+  const double* weight_source;
+  double* target;
+  double* weight_target;
+  const FinishGroup* groups;
+  u8* out;
+  i64 out_row_stride, out_column_stride;
+  u32 features, reducer, out_type, reserved;
+};
+
+struct FillArgs {
+  const u64* rows;
+  u64 count;
+  u8* out;
+  i64 out_row_stride, out_column_stride;
+  double fill;
+  u32 features, out_type;
+};
+
+struct CopyArgs {
+  const u8* source;
+  i64 source_row_stride, source_column_stride;
+  u8* target;
+  i64 target_row_stride, target_column_stride;
+  const u8* ids;
+  i64 id_stride;
+  const u64* offsets;
+  const u64* shifts;
+  u64 segments, rows;
+  u32 columns, unit, id_bytes, source_feature_major, target_feature_major, reserved;
+};
+
+struct LayoutArgs {
+  u32* out;
+};
+
+static_assert(sizeof(FinishArgs) == LF_FINISH_BYTES, "the host has other arguments");
+static_assert(sizeof(FillArgs) == LF_FILL_BYTES, "the host has other arguments");
+static_assert(sizeof(CopyArgs) == LF_COPY_BYTES, "the host has other arguments");
+
+// -------------------------------------------------------------------------------------------------------------- finish
+
+// The first `count` of up to N neighbours, in pairs, level by level; an odd last one moves up.
+template <int REDUCER, int N> LF_DEVICE double pairs(double (&value)[N], u32 count) {
+#pragma unroll
+  for (int apart = 1; apart < N; apart *= 2) {
+#pragma unroll
+    for (int i = 0; i + apart < N; i += 2 * apart) {
+      if ((u32)(i + apart) < count) value[i] = combine<REDUCER>(value[i], value[i + apart]);
+    }
+  }
+  return value[0];
+}
+
+// Up to 32 rows of partials, eight loads under way at a time.
+template <int REDUCER> LF_DEVICE double fold_32(const double* from, u64 pitch, u32 count) {
+  double eights[4] = {0.0, 0.0, 0.0, 0.0};
+#pragma unroll
+  for (int e = 0; e < 4; ++e) {
+    if ((u32)(8 * e) < count) {
+      double value[8];
+#pragma unroll
+      for (int i = 0; i < 8; ++i) value[i] = (u32)(8 * e + i) < count ? from[(u64)(8 * e + i) * pitch] : 0.0;
+      eights[e] = pairs<REDUCER>(value, count - 8 * e);
+    }
+  }
+  return pairs<REDUCER>(eights, (count + 7) / 8);
+}
+
+template <int REDUCER> LF_DEVICE double fold_column(double (&of_warps)[8][32], u32 warp, u32 lane, const double* from, u64 pitch, u32 count) {
+  const u32 before = warp * 32;
+  const u32 mine = count > before ? (count - before < 32 ? count - before : 32) : 0;
+  of_warps[warp][lane] = mine ? fold_32<REDUCER>(from + before * pitch, pitch, mine) : 0.0;
+  __syncthreads();
+  double value[8];
+#pragma unroll
+  for (int w = 0; w < 8; ++w) value[w] = of_warps[w][lane];
+  __syncthreads();
+  return pairs<REDUCER>(value, (count + 31) / 32);
+}
+
+// A block folds one group of 32 columns: eight warps, 32 partials each, and then the eight.
+LF_KERNEL(lf_finish, FinishArgs, FINISH_THREADS) {
+  __shared__ double of_warps[8][32];
+  const u32 warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  const u32 slabs = (args.features + 31) / 32;
+  const FinishGroup group = args.groups[blockIdx.x / slabs];
+  const u32 slab = blockIdx.x % slabs;
+  const u32 column = slab * 32 + lane;
+  const bool on = column < args.features;
+  // A lane without a column folds the first one again.
+  const double* from = args.source + group.first * args.features + (on ? column : 0);
+  double value, weight = 0.0;
+  switch (args.reducer) {
+    case MAX: value = fold_column<MAX>(of_warps, warp, lane, from, args.features, group.count); break;
+    case MIN: value = fold_column<MIN>(of_warps, warp, lane, from, args.features, group.count); break;
+    case PROD: value = fold_column<PROD>(of_warps, warp, lane, from, args.features, group.count); break;
+    default: value = fold_column<SUM>(of_warps, warp, lane, from, args.features, group.count); break;
+  }
+  if (args.weight_source) weight = fold_column<SUM>(of_warps, warp, lane, args.weight_source + group.first, 1, group.count);
+  if (warp != 0 || !on) return;
+  if (!group.last) {
+    args.target[group.to * args.features + column] = value;
+    if (args.weight_source && column == 0) args.weight_target[group.to] = weight;
+    return;
+  }
+  if (args.reducer == MEAN) value = value / (args.weight_source ? weight : (double)group.rows);
+  store_float(args.out + (i64)group.to * args.out_row_stride + (i64)column * args.out_column_stride, args.out_type, value);
+}
+
+// ---------------------------------------------------------------------------------------------------------------- moves
+
+// Work comes in chunks of whole rows, about MOVE_UNITS units each; a block takes one, and another so many blocks further on.
+LF_DEVICE u32 rows_of_chunk(u32 columns) { return columns < MOVE_UNITS ? MOVE_UNITS / columns : 1; }
+
+// Unit `thread`, `thread` + MOVE_THREADS, ... of a chunk, as (row, column), dividing once.
+struct Walk {
+  u64 row;
+  u32 column, columns, step_rows, step_columns, left;
+
+  LF_DEVICE Walk(u64 first_row, u64 rows, u32 of_columns) {
+    const u32 chunk_rows = rows_of_chunk(of_columns);
+    const u32 units = (rows - first_row < chunk_rows ? (u32)(rows - first_row) : chunk_rows) * of_columns;
+    columns = of_columns;
+    row = first_row + threadIdx.x / columns;
+    column = threadIdx.x % columns;
+    step_rows = MOVE_THREADS / columns;
+    step_columns = MOVE_THREADS % columns;
+    left = threadIdx.x < units ? (units - threadIdx.x + MOVE_THREADS - 1) / MOVE_THREADS : 0;
+  }
+
+  LF_DEVICE void step() {
+    row += step_rows;
+    column += step_columns;
+    if (column >= columns) {
+      column -= columns;
+      ++row;
+    }
+    --left;
+  }
+};
+
+LF_KERNEL(lf_fill, FillArgs, MOVE_THREADS) {
+  const u64 chunk = rows_of_chunk(args.features);
+  for (u64 first = blockIdx.x * chunk; first < args.count; first += gridDim.x * chunk) {
+    for (Walk walk(first, args.count, args.features); walk.left; walk.step()) {
+      const u64 row = args.rows ? args.rows[walk.row] : walk.row;
+      store_float(args.out + (i64)row * args.out_row_stride + (i64)walk.column * args.out_column_stride, args.out_type, args.fill);
+    }
+  }
+}
+
+// Where one unit lies on each side.
+struct Places {
+  u64 segment, start, end;
+
+  LF_DEVICE Places(const CopyArgs& args, u64 row) {
+    segment = start = end = 0;
+    if (!args.offsets) return;
+    // The segment of a row: the last one that begins at or before it.
+    u64 low = 0, high = args.segments;
+    while (high - low > 1) {
+      const u64 middle = low + (high - low) / 2;
+      if (args.offsets[middle] <= row) low = middle; else high = middle;
+    }
+    segment = low;
+    start = args.offsets[low];
+    end = args.offsets[low + 1];
+  }
+
+  LF_DEVICE void go(const CopyArgs& args, u64 row) {
+    if (!args.offsets) return;
+    while (row >= end) {
+      ++segment;
+      start = end;
+      end = args.offsets[segment + 1];
+    }
+  }
+
+  LF_DEVICE i64 feature_major(const CopyArgs& args, const Walk& walk) const {
+    return (i64)((start * args.columns + walk.column * (end - start) + (walk.row - start)) * args.unit);
+  }
+
+  LF_DEVICE const u8* source(const CopyArgs& args, const Walk& walk) const {
+    if (args.source_feature_major) return args.source + feature_major(args, walk);
+    u64 row = walk.row;
+    if (args.ids) row = load_id(args.ids + (i64)row * args.id_stride, args.id_bytes);
+    else if (args.shifts) row += args.shifts[segment];
+    return args.source + (i64)row * args.source_row_stride + (i64)walk.column * args.source_column_stride;
+  }
+
+  LF_DEVICE u8* target(const CopyArgs& args, const Walk& walk) const {
+    if (args.target_feature_major) return args.target + feature_major(args, walk);
+    return args.target + (i64)walk.row * args.target_row_stride + (i64)walk.column * args.target_column_stride;
+  }
+};
+
+// Up to four units of a type: all loads are under way before the first is stored.
+template <class Unit> LF_DEVICE void move_units(const u8* const (&from)[4], u8* const (&to)[4]) {
+  Unit unit[4];
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    if (to[i]) unit[i] = *(const Unit*)from[i];
+  }
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    if (to[i]) *(Unit*)to[i] = unit[i];
+  }
+}
+
+LF_KERNEL(lf_copy, CopyArgs, MOVE_THREADS) {
+  const u64 chunk = rows_of_chunk(args.columns);
+  for (u64 first = blockIdx.x * chunk; first < args.rows; first += gridDim.x * chunk) {
+    Walk walk(first, args.rows, args.columns);
+    if (!walk.left) continue;
+    Places places(args, walk.row);
+    while (walk.left) {
+      const u8* from[4];
+      u8* to[4];
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        from[i] = to[i] = nullptr;
+        if (walk.left) {
+          places.go(args, walk.row);
+          from[i] = places.source(args, walk);
+          to[i] = places.target(args, walk);
+          walk.step();
+        }
+      }
+      switch (args.unit) {
+        case 1: move_units<u8>(from, to); break;
+        case 2: move_units<u16>(from, to); break;
+        case 4: move_units<u32>(from, to); break;
+        case 8: move_units<u64>(from, to); break;
+        default: move_units<uint4>(from, to); break;
+      }
+    }
+  }
+}
+
+// ---------------------------------------------------------------------------------------------------------------- tests
+
+#define LF_AT(Args, field) (u32)__builtin_offsetof(Args, field)
+
+// Sizes and offsets, in the order of args::layout, so that a test can hold the host's against them.
+LF_KERNEL(lf_layout, LayoutArgs, 1) {
+  const u32 numbers[] = {LF_LAYOUT};
+  for (u32 i = 0; i < sizeof(numbers) / sizeof(numbers[0]); ++i) args.out[i] = numbers[i];
+}
