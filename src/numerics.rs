@@ -21,6 +21,8 @@ use crate::dtype::{DType, Element};
 use crate::reducer::Reducer;
 use half::{bf16, f16};
 
+pub mod elementary;
+
 #[cfg(test)]
 mod tests;
 
