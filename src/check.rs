@@ -33,6 +33,12 @@ pub fn replay(plan: &Plan, graph: &LevelGraph) -> Result<()> {
     for (index, step) in plan.steps.iter().enumerate() {
         let run = match &step.kind {
             StepKind::Fold(fold) => run_fold(plan, fold, &mut memory, &mut terms),
+            StepKind::Encode(encode) => {
+                let read = encode.encoding.try_map(|view| memory.read(*view, &mut terms), Ok);
+                let features = plan.view(encode.write).features;
+                let term = read.map(|encoding| terms.encode(&encoding, &term::PlanTables(plan), features));
+                term.map(|term| memory.write(encode.write, term))
+            }
             StepKind::Copy(copy) => {
                 let written = match (copy.what, copy.read.as_slice()) {
                     (CopyKind::Rows, &[from]) => memory.read(from, &mut terms),
@@ -46,7 +52,10 @@ pub fn replay(plan: &Plan, graph: &LevelGraph) -> Result<()> {
                         let parts: Result<Vec<TermId>> = parts.iter().map(|part| memory.read(*part, &mut terms)).collect();
                         parts.map(|parts| terms.concat(&parts))
                     }
-                    (CopyKind::Rows | CopyKind::Segments { .. } | CopyKind::Gather, _) => {
+                    (CopyKind::Spread { table }, &[from]) => {
+                        memory.read(from, &mut terms).map(|rows| terms.spread(rows, &term::PlanTables(plan), table))
+                    }
+                    (CopyKind::Rows | CopyKind::Segments { .. } | CopyKind::Spread { .. } | CopyKind::Gather, _) => {
                         Err(Error::new(ErrorCode::PlanWrong, "a copy with another number of operands"))
                     }
                 };
@@ -117,6 +126,12 @@ fn graph_terms(graph: &LevelGraph, terms: &mut Terms) -> Result<Wanted> {
             Op::Input { name, .. } => vec![terms.input(name, graph.value_type(Value { node, port: 0 }).features())],
             Op::Gather => vec![terms.gather(operand(0)?, operand(1)?)],
             Op::Slice { .. } | Op::Transpose | Op::Contiguous | Op::Stack | Op::Squeeze | Op::Rename => vec![operand(0)?],
+            Op::Spread { table } => vec![terms.spread(operand(0)?, &term::GraphTables(graph), *table)],
+            Op::Encode(encoding) => {
+                let encoding = encoding.try_map(|number| operand(widen(*number)), Ok)?;
+                let features = graph.value_type(Value { node, port: 0 }).features();
+                vec![terms.encode(&encoding, &term::GraphTables(graph), features)]
+            }
             Op::Concat { .. } => {
                 let parts: Result<Vec<TermId>> = (0..operands.len()).map(operand).collect();
                 vec![terms.concat(&parts?)]

@@ -9,14 +9,19 @@
 //! were reused.
 
 mod build;
+mod encode;
 mod infer;
+mod origin;
 mod print;
 mod verify;
 
 pub use build::{GraphBuilder, Reduce};
+pub(crate) use encode::renumbered;
 pub(crate) use infer::infer;
+pub use origin::{OpName, Origin, Origins};
 
 use crate::dtype::DType;
+use crate::encoder::Encoding;
 use crate::error::Result;
 use crate::ids::{NodeId, TableId};
 use crate::plan::Order;
@@ -206,7 +211,17 @@ pub enum Op {
         /// The levels, lowest first.
         stages: SmallVec<[Stage; 1]>,
     },
+    /// (rows) → rows, one for each row of each segment: a copy that gives each occurrence of a row its own.
+    Spread {
+        /// Whose segments.
+        table: TableId,
+    },
+    /// (rows, then what the kernel and the operations behind it take) → rows.
+    Encode(Encoding<Operand>),
 }
+
+/// An operand of an encoding, by its number.
+pub type Operand = u32;
 
 /// How a concat comes about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -216,63 +231,6 @@ pub enum ConcatHow {
     /// Each operand is written to its columns by the step that makes it.
     Placed,
 }
-
-/// The kind of a user's operation, for origins.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[allow(missing_docs, reason = "the names of the operations")]
-pub enum OpName {
-    Input,
-    Gather,
-    Slice,
-    Transpose,
-    Contiguous,
-    Reduce,
-    Stack,
-    Squeeze,
-    Concat,
-}
-
-impl OpName {
-    fn of(op: &Op) -> OpName {
-        match op {
-            Op::Input { .. } => OpName::Input,
-            Op::Gather => OpName::Gather,
-            Op::Slice { .. } => OpName::Slice,
-            Op::Transpose => OpName::Transpose,
-            Op::Contiguous => OpName::Contiguous,
-            Op::Reduce(_) | Op::Fold { .. } => OpName::Reduce,
-            Op::Stack => OpName::Stack,
-            Op::Squeeze | Op::Rename => OpName::Squeeze,
-            Op::Concat { .. } => OpName::Concat,
-        }
-    }
-
-    /// The name as it is printed.
-    pub fn name(self) -> &'static str {
-        match self {
-            OpName::Input => "input",
-            OpName::Gather => "gather",
-            OpName::Slice => "slice",
-            OpName::Transpose => "transpose",
-            OpName::Contiguous => "contiguous",
-            OpName::Reduce => "reduce",
-            OpName::Stack => "stack",
-            OpName::Squeeze => "squeeze",
-            OpName::Concat => "concat",
-        }
-    }
-}
-
-/// One of the user's operations.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Origin {
-    /// The level, as an index into the graph's level names.
-    level: u32,
-    op: OpName,
-}
-
-/// The origins of a node, in the order of the user's operations.
-pub type Origins = SmallVec<[Origin; 6]>;
 
 #[derive(Clone, Debug)]
 pub(crate) struct Node {
@@ -560,7 +518,8 @@ impl LevelGraph {
         }
         for node in self.graph.node_weights_mut() {
             match &mut node.op {
-                Op::Slice { table } => *table = to[table.index()],
+                Op::Slice { table } | Op::Spread { table } => *table = to[table.index()],
+                Op::Encode(encoding) => *encoding = encode::renumbered(encoding, |operand| operand, |table| to[table.index()]),
                 Op::Fold { stages, .. } => stages.iter_mut().for_each(|stage| stage.table = to[stage.table.index()]),
                 Op::Input { .. }
                 | Op::Gather

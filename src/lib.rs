@@ -44,6 +44,7 @@
 pub mod backend;
 pub mod check;
 pub mod dtype;
+pub mod encoder;
 pub mod engine;
 pub mod error;
 pub mod graph;

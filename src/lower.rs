@@ -10,10 +10,11 @@ mod arena;
 mod views;
 
 use crate::backend::Target;
+use crate::encoder::{Encoding, RowOp};
 use crate::error::{Error, ErrorCode, Result};
-use crate::graph::{ConcatHow, FoldLoad, LevelGraph, Op, Value, ValueType};
+use crate::graph::{ConcatHow, FoldLoad, LevelGraph, Op, Operand, Value, ValueType};
 use crate::ids::{NodeId, TableId, ViewId};
-use crate::plan::{Copy, CopyKind, Cost, Fold, Hash, Load, PLAN_VERSION, Plan, Reduction, Stage, Step, StepKind, Table};
+use crate::plan::{Copy, CopyKind, Cost, Encode, Fold, Hash, Load, PLAN_VERSION, Plan, Reduction, Stage, Step, StepKind, Table};
 use crate::plan::{TableForm, TableSource, Totals, cost};
 use smallvec::{SmallVec, smallvec};
 use views::Storage;
@@ -84,7 +85,8 @@ fn describe_tables(graph: &LevelGraph, order: &[NodeId], plan: &mut Plan) -> Sma
     let mut used: SmallVec<[bool; 8]> = smallvec![false; graph.tables().len()];
     for &node in order {
         match graph.op(node) {
-            Op::Slice { table } => used[table.index()] = true,
+            Op::Slice { table } | Op::Spread { table } => used[table.index()] = true,
+            Op::Encode(encoding) => encoding.tables().iter().for_each(|table| used[table.index()] = true),
             Op::Fold { stages, .. } => stages.iter().for_each(|stage| used[stage.table.index()] = true),
             Op::Input { .. }
             | Op::Gather
@@ -155,6 +157,8 @@ impl Lowering<'_> {
             }
             Op::Stack => self.copy(node, CopyKind::Rows, &operands, ".stack"),
             Op::Gather => self.copy(node, CopyKind::Gather, &operands, ".gather"),
+            Op::Spread { table } => self.copy(node, CopyKind::Spread { table: self.table(*table)? }, &operands, ".spread"),
+            Op::Encode(encoding) => self.encode(node, encoding, &operands),
             Op::Concat { how: ConcatHow::Copied } => self.copy(node, CopyKind::Columns, &operands, ".concat"),
             // Its parts were written to its columns.
             Op::Concat { how: ConcatHow::Placed } => self.storage.whole(&mut self.plan, graph, value, &self.tables, "").map(drop),
@@ -215,6 +219,18 @@ impl Lowering<'_> {
                 Ok(())
             }
         }
+    }
+
+    fn encode(&mut self, node: NodeId, encoding: &Encoding<Operand>, operands: &[Value]) -> Result<()> {
+        let view = |operand: &Operand| {
+            let value = operands.get(crate::widen(*operand)).ok_or_else(|| internal("an encoding has all its operands"))?;
+            self.view(*value)
+        };
+        let encoding = encoding.try_map(view, |table| self.table(table))?;
+        let suffix = format!(".{}", encoding.ops.last().map_or(encoding.kernel.name(), RowOp::name));
+        let write = self.storage.encoded(&mut self.plan, self.graph, Value { node, port: 0 }, &self.tables, &suffix)?;
+        self.step(node, StepKind::Encode(Encode { encoding, write }));
+        Ok(())
     }
 
     fn copy(&mut self, node: NodeId, what: CopyKind, operands: &[Value], suffix: &str) -> Result<()> {

@@ -22,7 +22,7 @@ use crate::reducer::Reducer;
 use half::{bf16, f16};
 
 pub mod elementary;
-
+pub mod encoders;
 #[cfg(test)]
 mod tests;
 

@@ -10,6 +10,7 @@ mod drop_unused;
 mod eliminate_identity;
 mod fuse_gather;
 mod fuse_levels;
+mod fuse_rowwise;
 mod fuse_siblings;
 mod fuse_transpose_reduce;
 mod place_concat;
@@ -23,6 +24,7 @@ pub use drop_unused::DropUnused;
 pub use eliminate_identity::EliminateIdentity;
 pub use fuse_gather::FuseGather;
 pub use fuse_levels::FuseLevels;
+pub use fuse_rowwise::FuseRowwise;
 pub use fuse_siblings::FuseSiblings;
 pub use fuse_transpose_reduce::FuseTransposeReduce;
 pub use place_concat::PlaceConcat;
@@ -132,6 +134,7 @@ impl Pipeline {
             passes.push(Box::new(CollapseLevels { exactness }));
             passes.push(Box::new(FuseGather));
             passes.push(Box::new(FuseLevels));
+            passes.push(Box::new(FuseRowwise));
             passes.push(Box::new(PlaceConcat));
             passes.push(Box::new(DropUnused));
         }

@@ -15,6 +15,7 @@ mod text;
 mod verify;
 
 use crate::dtype::DType;
+use crate::encoder::Encoding;
 use crate::ids::{BufferId, StepId, TableId, ViewId};
 use crate::reducer::{OnEmpty, Reducer};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -266,6 +267,20 @@ pub enum StepKind {
     Fold(Fold),
     /// Writes what another buffer holds to a new place.
     Copy(Copy),
+    /// Encodes rows: a kernel, and operations on single rows behind it.
+    Encode(Encode),
+}
+
+/// A kernel over rows, and what follows it row by row.
+///
+/// The result of the kernel and of each operation is rounded to the type of its rows before the next one takes it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Encode {
+    /// What it does, to which views.
+    pub encoding: Encoding<ViewId>,
+    /// Where the rows go.
+    pub write: ViewId,
 }
 
 /// A fold of one or several levels.
@@ -349,6 +364,11 @@ pub enum CopyKind {
         /// Whose segments.
         table: TableId,
     },
+    /// The rows of each segment of a table, one segment after the other: a row that occurs twice is there twice.
+    Spread {
+        /// Whose segments.
+        table: TableId,
+    },
     /// All rows, as they are.
     Rows,
     /// Row r is `read[1][read[0][r]]`: a table lookup, written out.
@@ -412,6 +432,7 @@ impl Step {
     pub fn reads(&self) -> SmallVec<[ViewId; 4]> {
         match &self.kind {
             StepKind::Copy(copy) => copy.read.iter().copied().collect(),
+            StepKind::Encode(encode) => encode.encoding.operands().into_iter().copied().collect(),
             StepKind::Fold(fold) => {
                 let mut views: SmallVec<[ViewId; 4]> = match fold.load {
                     Load::View { values } => smallvec::smallvec![values],
@@ -427,6 +448,7 @@ impl Step {
     pub fn writes(&self) -> SmallVec<[ViewId; 4]> {
         match &self.kind {
             StepKind::Copy(copy) => smallvec::smallvec![copy.write],
+            StepKind::Encode(encode) => smallvec::smallvec![encode.write],
             StepKind::Fold(fold) => {
                 fold.stages.iter().flat_map(|stage| stage.reductions.iter().filter_map(|reduction| reduction.write)).collect()
             }
@@ -436,7 +458,8 @@ impl Step {
     /// The tables that it reads, in a fixed order.
     pub fn tables(&self) -> SmallVec<[TableId; 4]> {
         match &self.kind {
-            StepKind::Copy(Copy { what: CopyKind::Segments { table }, .. }) => smallvec::smallvec![*table],
+            StepKind::Copy(Copy { what: CopyKind::Segments { table } | CopyKind::Spread { table }, .. }) => smallvec::smallvec![*table],
+            StepKind::Encode(encode) => encode.encoding.tables().into_iter().collect(),
             StepKind::Copy(_) => SmallVec::new(),
             StepKind::Fold(fold) => fold.stages.iter().map(|stage| stage.table).collect(),
         }
@@ -520,11 +543,16 @@ impl Plan {
                 }
                 StepKind::Copy(copy) => {
                     let rows = match copy.what {
-                        CopyKind::Segments { table } => self.table(table).total_rows,
+                        CopyKind::Segments { table } | CopyKind::Spread { table } => self.table(table).total_rows,
                         CopyKind::Rows | CopyKind::Gather | CopyKind::Columns => self.buffer_of(copy.write).rows,
                     };
                     for &view in &copy.read {
                         need(view, rows);
+                    }
+                }
+                StepKind::Encode(encode) => {
+                    for &view in encode.encoding.operands() {
+                        need(view, u64::MAX);
                     }
                 }
             }

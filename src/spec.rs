@@ -3,14 +3,17 @@
 //! A [`Hierarchy`] is the builder form. It lowers each level to the literal operations of the published program, nothing cleverer: making
 //! it fast is the optimizer's work.
 
+mod encoder;
 mod json;
 mod node;
 
+pub use encoder::{Attention, Encoder, NORM_EPS, Norm, POSITION_BASE, Transformer};
 pub use json::SPEC_SCHEMA;
 
 use crate::dtype::DType;
 use crate::error::{Error, ErrorCode, Result};
-use crate::graph::{GraphBuilder, LevelGraph, Reduce, Value};
+use crate::graph::{GraphBuilder, LevelGraph, Reduce, Value, ValueType};
+use crate::ids::TableId;
 use crate::reducer::{OnEmpty, Reducer};
 use crate::segments::Segments;
 use std::sync::Arc;
@@ -35,6 +38,8 @@ pub struct Hierarchy {
     pub leaves: Leaves,
     /// The levels above, lowest first. The top one is always an output.
     pub levels: Vec<Level>,
+    /// Along which segments the rows of the topmost level are encoded; one segment of all rows where it is not said. Not part of the JSON form.
+    pub top: Option<Segments>,
 }
 
 /// Level 0: the rows that everything is folded from.
@@ -46,7 +51,9 @@ pub struct Leaves {
     pub source: LeafSource,
     /// How many rows it has; follows from the segments of the first level where it is not said.
     pub rows: Option<u64>,
-    /// Whether its rows are an output too.
+    /// What runs on its rows before they are folded, along the segments of the first level.
+    pub encode: Vec<Encoder>,
+    /// Whether its rows, encoded, are an output too.
     pub keep: bool,
 }
 
@@ -106,7 +113,9 @@ pub struct Level {
     pub on_empty: Option<OnEmpty>,
     /// The type of its rows; that of the level below where it is not said.
     pub dtype: Option<DType>,
-    /// Whether its rows are an output.
+    /// What runs on its rows before they are folded, along the segments of the level above; at the top, along all rows.
+    pub encode: Vec<Encoder>,
+    /// Whether its rows, encoded, are an output.
     pub keep: bool,
 }
 
@@ -143,7 +152,7 @@ pub struct Weights {
 impl Leaves {
     /// Rows that the caller binds under the name of the level.
     pub fn values(name: &str, dtype: DType, features: u64) -> Self {
-        Leaves { name: name.into(), source: LeafSource::Values { dtype, features }, rows: None, keep: false }
+        Leaves { name: name.into(), source: LeafSource::Values { dtype, features }, rows: None, encode: Vec::new(), keep: false }
     }
 
     /// Ids (bound as `<name>.ids`) that look up rows of a table (bound as `<name>.table`) of `table_rows × features`.
@@ -152,13 +161,20 @@ impl Leaves {
             ids: Ids { name: format!("{name}.ids").into(), dtype: ids },
             table: LookupTable { name: format!("{name}.table").into(), dtype: table, rows: table_rows, features },
         };
-        Leaves { name: name.into(), source, rows: None, keep: false }
+        Leaves { name: name.into(), source, rows: None, encode: Vec::new(), keep: false }
     }
 
     /// Says how many rows there are.
     #[must_use]
     pub fn rows(mut self, rows: u64) -> Self {
         self.rows = Some(rows);
+        self
+    }
+
+    /// Encodes its rows, after the encoders that are already said.
+    #[must_use]
+    pub fn encode(mut self, encoder: Encoder) -> Self {
+        self.encode.push(encoder);
         self
     }
 
@@ -180,6 +196,7 @@ impl Level {
             weights: None,
             on_empty: None,
             dtype: None,
+            encode: Vec::new(),
             keep: false,
         }
     }
@@ -219,6 +236,13 @@ impl Level {
         self
     }
 
+    /// Encodes its rows, after the encoders that are already said.
+    #[must_use]
+    pub fn encode(mut self, encoder: Encoder) -> Self {
+        self.encode.push(encoder);
+        self
+    }
+
     /// Makes its rows an output.
     #[must_use]
     pub fn keep(mut self) -> Self {
@@ -230,7 +254,7 @@ impl Level {
 impl Hierarchy {
     /// Leaves without a level above them yet.
     pub fn new(leaves: Leaves) -> Self {
-        Hierarchy { leaves, levels: Vec::new() }
+        Hierarchy { leaves, levels: Vec::new(), top: None }
     }
 
     /// One more level on top.
@@ -279,26 +303,36 @@ impl Hierarchy {
     /// `not-bound` for segments, `rows-mismatch`, `empty-segment`, `duplicate-name`, `weights`, `dtype`, `spec-invalid`; each names its level.
     pub fn graph(&self) -> Result<LevelGraph> {
         let mut graph = GraphBuilder::new();
-        let Some(top) = self.levels.len().checked_sub(1) else {
+        if self.levels.is_empty() {
             return Err(Error::new(ErrorCode::SpecInvalid, "there is no level above the leaves")
                 .at_level(&*self.leaves.name)
                 .help("add at least one level"));
-        };
+        }
         let rows = match (self.leaves.rows, &self.levels[0].segments) {
             (Some(rows), _) => rows,
             (None, SegmentSource::Inline(segments)) => segments.rows(),
             (None, SegmentSource::Binding(name)) => return Err(not_bound(&self.levels[0].name, name)),
         };
         let mut below = self.build_leaves(&mut graph, rows)?;
-        if self.leaves.keep {
-            graph.output(&self.leaves.name, below)?;
+        let mut here = (&self.leaves.name, &self.leaves.encode, self.leaves.keep);
+        // The rows of a level are encoded along the segments of the one above, then kept, then folded.
+        let finish =
+            |graph: &mut GraphBuilder, below: Value, above: Option<TableId>, (name, encoders, keep): (&Arc<str>, &Vec<Encoder>, bool)| {
+                let encoded = encoder::encode_level(graph, name, below, (above, self.top.as_ref()), encoders);
+                let (rows, table) = encoded.map_err(|error| error.at_level(&**name))?;
+                if keep || above.is_none() {
+                    graph.output(name, rows)?;
+                }
+                Ok::<_, Error>((rows, table))
+            };
+        for level in &self.levels {
+            let table = level.table(&mut graph).map_err(|error| error.at_level(&*level.name))?;
+            let (rows, table) = finish(&mut graph, below, Some(table), here)?;
+            let table = table.ok_or_else(|| Error::new(ErrorCode::Internal, "a level below the top has segments above it"))?;
+            below = level.fold(&mut graph, rows, table).map_err(|error| error.at_level(&*level.name))?;
+            here = (&level.name, &level.encode, level.keep);
         }
-        for (index, level) in self.levels.iter().enumerate() {
-            below = level.build(&mut graph, below).map_err(|error| error.at_level(&*level.name))?;
-            if level.keep || index == top {
-                graph.output(&level.name, below)?;
-            }
-        }
+        finish(&mut graph, below, None, here)?;
         graph.finish()
     }
 
@@ -322,15 +356,17 @@ impl Hierarchy {
 }
 
 impl Level {
-    fn build(&self, graph: &mut GraphBuilder, below: Value) -> Result<Value> {
-        let segments = match &self.segments {
-            SegmentSource::Inline(segments) => segments,
-            SegmentSource::Binding(name) => return Err(not_bound(&self.name, name)),
-        };
-        let table = graph.table(&self.name, segments)?;
-        let weights = match &self.weights {
-            Some(weights) => Some(graph.weights(&weights.name, weights.dtype, segments.rows())?),
-            None => None,
+    fn table(&self, graph: &mut GraphBuilder) -> Result<TableId> {
+        match &self.segments {
+            SegmentSource::Inline(segments) => graph.table(&self.name, segments),
+            SegmentSource::Binding(name) => Err(not_bound(&self.name, name)),
+        }
+    }
+
+    fn fold(&self, graph: &mut GraphBuilder, below: Value, table: TableId) -> Result<Value> {
+        let weights = match (&self.weights, graph.value_type(below)) {
+            (Some(weights), ValueType::Rows { rows, .. }) => Some(graph.weights(&weights.name, weights.dtype, rows)?),
+            (Some(_) | None, _) => None,
         };
         let mut parts = Vec::with_capacity(self.reduce.len());
         for &reducer in &self.reduce {

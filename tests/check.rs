@@ -58,7 +58,7 @@ fn plan(opt: OptLevel) -> Plan {
 fn fold_mut(plan: &mut Plan, step: usize) -> &mut Fold {
     match &mut plan.steps[step].kind {
         StepKind::Fold(fold) => fold,
-        StepKind::Copy(_) => panic!("step {step} is a copy"),
+        StepKind::Copy(_) | StepKind::Encode(_) => panic!("step {step} is no fold"),
     }
 }
 
@@ -71,7 +71,7 @@ fn word(plan: &mut Plan, reducer: Reducer) -> &mut Reduction {
 fn copy_mut(plan: &mut Plan, which: impl Fn(&Copy) -> bool) -> &mut Copy {
     let mut copies = plan.steps.iter_mut().filter_map(|step| match &mut step.kind {
         StepKind::Copy(copy) => Some(copy),
-        StepKind::Fold(_) => None,
+        StepKind::Fold(_) | StepKind::Encode(_) => None,
     });
     copies.find(|copy| which(copy)).expect("such a copy")
 }
@@ -173,7 +173,7 @@ const CORRUPTIONS: &[Corruption] = &[
             .iter()
             .filter_map(|step| match &step.kind {
                 StepKind::Copy(copy) if copy.what == CopyKind::Rows => Some(copy.read[0]),
-                StepKind::Copy(_) | StepKind::Fold(_) => None,
+                StepKind::Copy(_) | StepKind::Fold(_) | StepKind::Encode(_) => None,
             })
             .collect();
         copy_mut(plan, |copy| copy.what == CopyKind::Rows).read[0] = reads[1];

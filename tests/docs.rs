@@ -2,11 +2,12 @@
 //! their headings.
 
 use levelfold::backend::Target;
+use levelfold::encoder::{Activation, RowOp};
 use levelfold::graph::{GraphBuilder, LevelGraph, Reduce};
 use levelfold::numerics::error_bound;
 use levelfold::optimize::{
-    CollapseLevels, Decision, DropUnused, EliminateIdentity, Exactness, FuseGather, FuseLevels, FuseSiblings, FuseTransposeReduce,
-    NoObserver, Pass, Pipeline, PlaceConcat, Planner, ShareTables,
+    CollapseLevels, Decision, DropUnused, EliminateIdentity, Exactness, FuseGather, FuseLevels, FuseRowwise, FuseSiblings,
+    FuseTransposeReduce, NoObserver, Pass, Pipeline, PlaceConcat, Planner, ShareTables,
 };
 use levelfold::{DType, Hierarchy, Leaves, Level, Plan, Reducer, Segments};
 use std::path::{Path, PathBuf};
@@ -102,6 +103,17 @@ fn one_of_two() -> LevelGraph {
     b.finish().unwrap()
 }
 
+fn feed_forward() -> LevelGraph {
+    let mut b = GraphBuilder::new();
+    let x = b.input("char", DType::F32, 3, 4).unwrap();
+    let weight = b.param("w", DType::F32, 4, 4).unwrap();
+    let y = b.linear(x, weight, None).unwrap();
+    let y = b.map(y, &RowOp::Activate(Activation::Gelu)).unwrap();
+    let y = b.map(y, &RowOp::Add(x)).unwrap();
+    b.output("char.encoded", y).unwrap();
+    b.finish().unwrap()
+}
+
 #[test]
 fn passes_do_what_their_page_shows() {
     let word: (&str, &[u64], &[Reducer]) = ("word", &[2, 1], &[Reducer::Mean]);
@@ -118,6 +130,7 @@ fn passes_do_what_their_page_shows() {
         shown(folds(), &collapse, text(&[max("word", &[2, 1]), max("sentence", &[2])])),
         shown(folds(), &FuseGather, lookup.graph().unwrap()),
         shown(folds(), &FuseLevels, text(&[word, ("sentence", &[2], &[Reducer::Mean])])),
+        shown(Vec::new(), &FuseRowwise, feed_forward()),
         shown(siblings(), &PlaceConcat, text(&[both])),
         shown(siblings(), &DropUnused, one_of_two()),
     ];

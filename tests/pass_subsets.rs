@@ -3,12 +3,13 @@
 
 mod common;
 
+use common::encoders::random_encoders;
 use common::{Case, Rng, random_case};
 use levelfold::backend::{Backend, Target};
 use levelfold::check;
 use levelfold::optimize::{
-    CollapseLevels, DropUnused, EliminateIdentity, Exactness, FuseGather, FuseLevels, FuseSiblings, FuseTransposeReduce, NoObserver,
-    OptLevel, Pass, Pipeline, PlaceConcat, Planner, ShareTables,
+    CollapseLevels, DropUnused, EliminateIdentity, Exactness, FuseGather, FuseLevels, FuseRowwise, FuseSiblings, FuseTransposeReduce,
+    NoObserver, OptLevel, Pass, Pipeline, PlaceConcat, Planner, ShareTables,
 };
 use levelfold_cpu::{CpuBackend, Isa, SMALL_BYTES};
 use levelfold_reference::ReferenceBackend;
@@ -22,6 +23,7 @@ fn passes() -> Vec<Box<dyn Pass>> {
         Box::new(CollapseLevels { exactness: Exactness::BitExact }),
         Box::new(FuseGather),
         Box::new(FuseLevels),
+        Box::new(FuseRowwise),
         Box::new(PlaceConcat),
         Box::new(DropUnused),
     ]
@@ -58,9 +60,9 @@ fn every_subset_of_passes_keeps_every_bit() {
     for seed in 0..24 {
         let case = random_case(seed);
         let literal = run(&case, &reference, subset(0));
-        // Small graphs through all 512 subsets, and more graphs through some of them.
+        // Small graphs through all 1024 subsets, and more graphs through some of them.
         let mut rng = Rng::new(seed);
-        let masks: Vec<u32> = if seed < 4 {
+        let masks: Vec<u32> = if seed < 2 {
             (0..=all).collect()
         } else {
             [all].into_iter().chain((0..24).map(|_| rng.below(u64::from(all)) as u32)).collect()
@@ -74,6 +76,37 @@ fn every_subset_of_passes_keeps_every_bit() {
         }
     }
     println!("{compared} runs compared with the literal program");
+}
+
+#[test]
+fn every_subset_of_passes_keeps_every_bit_of_encoders() {
+    let reference = ReferenceBackend::new().with_poison(0xa5);
+    let cpu = CpuBackend::builder().threads(2).small_bytes(0).poison(0xa5).build().unwrap();
+    let all = (1u32 << passes().len()) - 1;
+    let (mut fused, mut compared, mut refused) = (0, 0, 0);
+    for seed in 1000..1060 {
+        let case = random_encoders(seed);
+        let literal = run(&case, &reference, subset(0));
+        let mut rng = Rng::new(seed);
+        for mask in [all].into_iter().chain((0..4).map(|_| rng.below(u64::from(all)) as u32)) {
+            let on_reference = run(&case, &reference, subset(mask));
+            assert_equal(&on_reference, &literal, || format!("{case}: passes {mask:#b} on the reference"));
+            compared += 1;
+            let planner = Planner::new(cpu.target().clone()).pipeline(subset(mask));
+            match planner.plan(case.graph.clone()) {
+                Ok(planned) => {
+                    assert_equal(&case.run(&cpu, planned.plan), &literal, || format!("{case}: passes {mask:#b} on the cpu"));
+                    compared += 1;
+                }
+                Err(error) if error.code() == levelfold::ErrorCode::Unsupported => refused += 1,
+                Err(error) => panic!("{case}: {error}"),
+            }
+        }
+        let planned = Planner::new(reference.target().clone()).plan(case.graph.clone()).unwrap();
+        fused += planned.decisions.iter().filter(|decision| decision.pass() == "fuse-rowwise" && !decision.is_refusal()).count();
+    }
+    assert!(fused > 60, "{fused} fusions only");
+    println!("{compared} runs compared with the literal program, {refused} plans that the CPU backend refuses");
 }
 
 #[test]

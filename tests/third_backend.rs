@@ -47,7 +47,7 @@ impl Executable for Noted {
         for step in &self.plan.steps {
             match step.kind {
                 StepKind::Fold(_) => FOLDS.fetch_add(1, Ordering::Relaxed),
-                StepKind::Copy(_) => COPIES.fetch_add(1, Ordering::Relaxed),
+                StepKind::Copy(_) | StepKind::Encode(_) => COPIES.fetch_add(1, Ordering::Relaxed),
             };
         }
         self.inner.run(bindings)

@@ -54,7 +54,7 @@ fn imports(text: &str) -> Vec<String> {
 
 #[test]
 fn imports_run_downward_only() {
-    let ground = ["error", "ids", "dtype", "tensor", "segments", "reducer", "numerics", "widen", "widen_u64", "narrow"];
+    let ground = ["error", "ids", "dtype", "tensor", "segments", "reducer", "encoder", "numerics", "widen", "widen_u64", "narrow"];
     let rules: &[(&str, &[&str])] = &[
         ("error", &[]),
         ("ids", &[]),
@@ -62,6 +62,7 @@ fn imports_run_downward_only() {
         ("tensor", &[]),
         ("segments", &[]),
         ("reducer", &[]),
+        ("encoder", &[]),
         ("numerics", &[]),
         ("plan", &["plan"]),
         ("backend", &["plan", "backend"]),

@@ -126,6 +126,11 @@ fn step_name(step: &Step) -> String {
             format!("fold {}", stages.join(" then "))
         }
         StepKind::Copy(copy) => format!("copy {}", copy.what.name()),
+        StepKind::Encode(encode) => {
+            let ops = encode.encoding.ops.iter().map(levelfold::encoder::RowOp::name);
+            let names: Vec<&str> = [encode.encoding.kernel.name()].into_iter().chain(ops).collect();
+            names.join("+")
+        }
     };
     format!("{kind}: {}", step.origin.join(" "))
 }

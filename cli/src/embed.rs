@@ -6,12 +6,14 @@
 
 mod fold;
 mod machine;
+mod model;
 mod report;
 mod request;
 mod source;
 mod store;
 
 use crate::failure::{CliResult, Failure};
+use crate::input::FileArray;
 use crate::options::{PlanOptions, RunOptions};
 use crate::output::{Header, Output};
 use crate::table::{FileTable, Seeded, TablePath, UnitTable};
@@ -20,7 +22,8 @@ use crate::ui::Ui;
 use fold::{FoldTotals, Folded, Folder, Rows};
 use indicatif::ProgressBar;
 use levelfold::numerics::Value;
-use levelfold::{DType, Engine, EngineOptions, Error, ErrorCode};
+use levelfold::{DType, Engine, EngineOptions, Error, ErrorCode, Reducer};
+use model::Model;
 use report::{LevelReport, PlanReport, Report, Seconds, rate};
 use request::{Kept, ReduceList, Request, TextLevel};
 use serde_json::json;
@@ -37,6 +40,7 @@ Examples:
   levelfold embed README.md docs/*.md
   levelfold embed docs --keep word,sentence --reduce word=mean,sentence=max --out docs.safetensors
   cat notes.txt | levelfold embed - --unit grapheme --json
+  levelfold embed docs --model model.json --params model.safetensors --backend reference
 
 The rows of characters come from a seed unless --table gives others: they tell characters apart, and mean nothing.
 Levels, lowest first: char (or byte, grapheme), word, sentence, paragraph, document, corpus.")]
@@ -64,6 +68,14 @@ pub(crate) struct EmbedArgs {
     /// A table of rows of one's own (.safetensors or .npy), indexed by byte or code point; FILE.safetensors:NAME where it holds several
     #[arg(long, value_name = "FILE")]
     table: Option<TablePath>,
+
+    /// A spec of text levels with encoders, instead of --reduce: its parameters come from --params
+    #[arg(long, value_name = "SPEC.json", conflicts_with_all = ["reduce", "features"])]
+    model: Option<PathBuf>,
+
+    /// The parameters of the model's encoders, by their names, as .safetensors; the table too, where it holds one
+    #[arg(long, value_name = "FILE", requires = "model")]
+    params: Option<PathBuf>,
 
     /// Which table, where it is not one's own
     #[arg(long, default_value_t = 0, value_name = "N", conflicts_with = "table")]
@@ -94,12 +106,19 @@ pub(crate) struct EmbedArgs {
 
 /// Runs the command.
 pub(crate) fn run(args: EmbedArgs, ui: &Ui) -> CliResult {
-    let table = open_table(&args)?;
+    let model = args.model.as_deref().map(|path| Model::open(path, args.unit)).transpose()?;
+    let table = open_table(&args, model.as_ref())?;
     let usage = |error: Error| Failure::Usage(error.to_string());
+    let kept = Kept::of(&args.keep, args.unit).map_err(usage)?;
+    let (kept, reducers) = match &model {
+        Some(model) => (kept.in_model(model, !args.keep.is_empty(), args.unit).map_err(usage)?, model.reducers([Reducer::Mean; 6])),
+        None => (kept, args.reduce.resolve(args.unit).map_err(usage)?),
+    };
     let request = Request {
         unit: args.unit,
-        kept: Kept::of(&args.keep, args.unit).map_err(usage)?,
-        reducers: args.reduce.resolve(args.unit).map_err(usage)?,
+        kept,
+        reducers,
+        model: model.as_ref(),
         features: table.features(),
         memory_limit: args.run.memory_limit.map_or_else(machine::default_memory_limit, |limit| limit.0),
     };
@@ -125,9 +144,19 @@ pub(crate) fn run(args: EmbedArgs, ui: &Ui) -> CliResult {
     if args.json { ui.print_json(&report) } else { ui.print(&report) }
 }
 
-fn open_table(args: &EmbedArgs) -> CliResult<UnitTable> {
-    let features = args.features.and_then(|features| usize::try_from(features).ok());
-    let Some(path) = &args.table else {
+fn open_table(args: &EmbedArgs, model: Option<&Model>) -> CliResult<UnitTable> {
+    let said = args.features.and_then(|features| usize::try_from(features).ok());
+    let features = model.map_or(said, |model| usize::try_from(model.features()).ok());
+    // The table of a model may lie among its parameters.
+    let with_params = match (model, &args.params, &args.table) {
+        (Some(model), Some(params), None) => {
+            let tensor = model.table_name();
+            let is_there = FileArray::holds(params, tensor)?;
+            is_there.then(|| TablePath { path: params.clone(), tensor: Some(tensor.to_owned()) })
+        }
+        (Some(_) | None, _, _) => None,
+    };
+    let Some(path) = args.table.as_ref().or(with_params.as_ref()) else {
         return Ok(UnitTable::Seeded(Seeded { seed: args.seed, features: features.unwrap_or(64) }));
     };
     if args.unit == Unit::Grapheme {
@@ -135,7 +164,8 @@ fn open_table(args: &EmbedArgs) -> CliResult<UnitTable> {
     }
     let table = UnitTable::File(FileTable::open(path)?);
     if let Some(features) = features.filter(|&features| features != table.features()) {
-        let message = format!("--features {features} contradicts --table, whose rows have {}", table.features());
+        let what = if model.is_some() { "the model's" } else { "--features" };
+        let message = format!("{what} {features} contradicts the table, whose rows have {}", table.features());
         return Err(Failure::Usage(message));
     }
     Ok(table)
@@ -149,7 +179,7 @@ struct Job<'a, T> {
     sources: &'a [Source],
     table: &'a UnitTable,
     folder: Folder<'a>,
-    request: &'a Request,
+    request: &'a Request<'a>,
     cut_options: CutOptions,
     threads: rayon::ThreadPool,
     store: Store,
@@ -165,7 +195,7 @@ struct Job<'a, T> {
     ui: &'a Ui,
 }
 
-fn embed<T: Value>(args: &EmbedArgs, request: &Request, table: &UnitTable, ui: &Ui) -> CliResult<Report> {
+fn embed<T: Value>(args: &EmbedArgs, request: &Request<'_>, table: &UnitTable, ui: &Ui) -> CliResult<Report> {
     let began = Instant::now();
     let limit = request.memory_limit;
     let output = Output::create(&args.out)?;
@@ -180,7 +210,7 @@ fn embed<T: Value>(args: &EmbedArgs, request: &Request, table: &UnitTable, ui: &
     let mut job = Job::<T> {
         sources: &sources,
         table,
-        folder: Folder { engine, request, table, totals: FoldTotals::default() },
+        folder: Folder { engine, request, table, params: args.params.as_deref(), totals: FoldTotals::default() },
         request,
         cut_options: CutOptions {
             unit: args.unit,
@@ -377,10 +407,11 @@ fn span(documents: &[Document]) -> Range<usize> {
     }
 }
 
-fn level_reports(request: &Request, rows: [u64; 6]) -> Vec<LevelReport> {
-    let reports = TextLevel::ALL.into_iter().map(|level| {
+fn level_reports(request: &Request<'_>, rows: [u64; 6]) -> Vec<LevelReport> {
+    let there = |level: &TextLevel| request.model.is_none_or(|model| model.has(*level) || *level == TextLevel::Corpus);
+    let reports = TextLevel::ALL.into_iter().filter(there).map(|level| {
         let count = |level: TextLevel| if level == TextLevel::Corpus { 1 } else { rows[level.index()] };
-        let below = TextLevel::ALL.into_iter().rfind(|below| *below < level);
+        let below = TextLevel::ALL.into_iter().rfind(|below| *below < level && there(below));
         let per_row = |below: u64| levelfold::numerics::count_to_f64(below) / levelfold::numerics::count_to_f64(count(level).max(1));
         LevelReport {
             level: level.name(request.unit),
@@ -395,7 +426,7 @@ fn level_reports(request: &Request, rows: [u64; 6]) -> Vec<LevelReport> {
 }
 
 /// What the file says about itself. Nothing in it depends on the machine, the threads or the batches.
-fn metadata(args: &EmbedArgs, request: &Request, sources: &[Source]) -> Vec<(&'static str, String)> {
+fn metadata(args: &EmbedArgs, request: &Request<'_>, sources: &[Source]) -> Vec<(&'static str, String)> {
     let levels: Vec<&str> = TextLevel::ALL.into_iter().map(|level| level.name(request.unit)).collect();
     let reducers: serde_json::Map<String, serde_json::Value> = TextLevel::ALL[1..]
         .iter()
@@ -405,6 +436,10 @@ fn metadata(args: &EmbedArgs, request: &Request, sources: &[Source]) -> Vec<(&'s
     let table = match &args.table {
         None => json!({ "seed": args.seed }),
         Some(TablePath { path, tensor }) => json!({ "file": path.display().to_string(), "tensor": tensor }),
+    };
+    let model = match (&args.model, request.model) {
+        (Some(path), Some(model)) => json!({ "file": path.display().to_string(), "encoders": model.encoders() }),
+        (Some(_) | None, _) => serde_json::Value::Null,
     };
     let line_breaks = match args.line_breaks {
         LineBreaks::End => "end",
@@ -418,6 +453,7 @@ fn metadata(args: &EmbedArgs, request: &Request, sources: &[Source]) -> Vec<(&'s
         ("features", json!(request.features).to_string()),
         ("reduce", serde_json::Value::Object(reducers).to_string()),
         ("table", table.to_string()),
+        ("model", model.to_string()),
         ("line_breaks", json!(line_breaks).to_string()),
         ("files", json!(files).to_string()),
     ]

@@ -107,6 +107,39 @@ impl FileArray {
         FileArray::of(path, map, header).map_err(|error| in_file(error, path))
     }
 
+    /// Whether a `.safetensors` file holds a tensor of this name.
+    ///
+    /// # Errors
+    /// `file`.
+    pub(crate) fn holds(path: &Path, tensor: &str) -> Result<bool, Error> {
+        tensors::holds(&map_file(path)?, tensor).map_err(|error| in_file(error, path))
+    }
+
+    /// Opens the tensor of a `.safetensors` file that has this name, as `[rows, features]`: also where it has one axis and `rows` is 1, or a
+    /// middle axis of 1.
+    ///
+    /// # Errors
+    /// As for [`open`](Self::open); `shape`.
+    pub(crate) fn open_param(path: &Path, tensor: &str, wanted: [u64; 2]) -> Result<FileArray, Error> {
+        let map = map_file(path)?;
+        let mut header = tensors::read_header(&map, Some(tensor), tensor).map_err(|error| in_file(error, path))?;
+        let said = header.shape.clone();
+        header.shape = match said[..] {
+            [features] => vec![1, features],
+            [rows, 1, features] => vec![rows, features],
+            _ => said.clone(),
+        };
+        if header.shape != wanted {
+            let [rows, features] = wanted;
+            return Err(in_file(
+                Error::new(ErrorCode::Shape, format!("`{tensor}` has shape {said:?}, wanted is [{rows}, {features}]"))
+                    .help("the file was made for another model, or the spec says other features, heads or layers than it has"),
+                path,
+            ));
+        }
+        FileArray::of(path, map, header).map_err(|error| in_file(error, path))
+    }
+
     fn of(path: &Path, map: Mmap, header: Header) -> Result<FileArray, Error> {
         let Header { scalar, shape, order, data } = header;
         let wanted = shape

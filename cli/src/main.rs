@@ -16,6 +16,7 @@ mod input;
 mod memory;
 mod options;
 mod output;
+mod params;
 mod run;
 mod spec_file;
 mod table;

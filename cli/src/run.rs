@@ -7,6 +7,7 @@ use crate::input::{BIND_HELP, Bind};
 use crate::memory::{Tensor, output_tensors};
 use crate::options::{PlanOptions, RunOptions};
 use crate::output::{Entry, write_file};
+use crate::params::Params;
 use crate::spec_file::{Loaded, read_plan, read_spec};
 use crate::ui::Ui;
 use levelfold::backend::RunReport;
@@ -25,6 +26,8 @@ use std::path::PathBuf;
 Examples:
   levelfold run docs/examples/text.json --bind char=chars.npy --out folded.safetensors
   levelfold run docs/examples/bound.json --bind char=chars.safetensors --bind word:lengths=words.npy --out folded.safetensors
+  levelfold run docs/examples/transformer.json --bind char.ids=ids.npy --bind char.table=table.npy --params model.safetensors \
+    --backend reference --out folded.safetensors
   levelfold run docs/examples/text.json --bind char=chars.npy --backend reference -O0 --json")]
 pub(crate) struct RunArgs {
     /// What to fold (JSON; `-` is stdin)
@@ -33,6 +36,10 @@ pub(crate) struct RunArgs {
 
     #[arg(long, value_name = "NAME[:FORM]=FILE[:TENSOR]", help = BIND_HELP)]
     bind: Vec<Bind>,
+
+    /// The parameters of encoders, by their names, as .safetensors
+    #[arg(long, value_name = "FILE")]
+    params: Option<PathBuf>,
 
     /// Where the kept levels go, as .safetensors; without it they are computed and thrown away
     #[arg(long, short, value_name = "FILE")]
@@ -103,6 +110,8 @@ pub(crate) fn run(args: RunArgs, ui: &Ui) -> CliResult {
     for (name, file) in &loaded.inputs {
         inputs.push((name, file.view()?));
     }
+    let params = Params::open(args.params.as_deref(), prepared.plan(), |name| loaded.inputs.iter().any(|(bound, _)| bound == name))?;
+    inputs.extend(params.views()?);
     let mut outputs = output_tensors(prepared.plan())?;
     ui.check_interrupt()?;
     let done = execute(&prepared, &inputs, &mut outputs, RunReport::clone)?;
@@ -111,7 +120,7 @@ pub(crate) fn run(args: RunArgs, ui: &Ui) -> CliResult {
         let entries: Vec<(Entry, Cow<'_, [u8]>)> = outputs.iter().map(entry).collect();
         write_file(out, &[("levelfold.plan", prepared.plan().summary())], &entries)?;
     }
-    let realigned = loaded.inputs.iter().map(|(_, file)| file.copied_bytes()).sum();
+    let realigned = loaded.inputs.iter().map(|(_, file)| file.copied_bytes()).sum::<usize>() + params.copied_bytes();
     if realigned > 0 {
         ui.warn(format_args!("{realigned} bytes of input were copied, because they are not aligned in their files"));
     }

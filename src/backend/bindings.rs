@@ -266,9 +266,10 @@ impl TableSet {
                 }
                 Ok(())
             }
+            StepKind::Encode(_) => Ok(()),
             StepKind::Copy(copy) => match (copy.what, copy.read.as_slice()) {
                 (CopyKind::Gather, &[ids, table]) => check_ids(plan, bindings, ids, plan.buffer_of(table)),
-                (CopyKind::Gather | CopyKind::Segments { .. } | CopyKind::Rows | CopyKind::Columns, _) => Ok(()),
+                (CopyKind::Gather | CopyKind::Segments { .. } | CopyKind::Spread { .. } | CopyKind::Rows | CopyKind::Columns, _) => Ok(()),
             },
         }
     }
@@ -301,8 +302,9 @@ fn checked_inputs(plan: &Plan) -> SmallVec<[&str; 4]> {
             }
             StepKind::Copy(copy) => match copy.what {
                 CopyKind::Gather => copy.read.first().copied().into_iter().collect(),
-                CopyKind::Segments { .. } | CopyKind::Rows | CopyKind::Columns => SmallVec::new(),
+                CopyKind::Segments { .. } | CopyKind::Spread { .. } | CopyKind::Rows | CopyKind::Columns => SmallVec::new(),
             },
+            StepKind::Encode(_) => SmallVec::new(),
         };
         for buffer in views.into_iter().map(|view| plan.buffer_of(view)) {
             if matches!(buffer.place, Place::Input | Place::Param) && !names.contains(&&*buffer.name) {

@@ -1,10 +1,11 @@
 //! What a value is, whatever its layout and place. Equal terms have equal ids.
 
 use crate::dtype::DType;
+use crate::encoder::{Encoding, Kernel, RowOp};
 use crate::error::{Error, ErrorCode, Result};
 use crate::graph::LevelGraph;
 use crate::ids::TableId;
-use crate::plan::{Plan, TableSource};
+use crate::plan::{Plan, TableForm, TableSource};
 use crate::reducer::{OnEmpty, Reducer};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -32,6 +33,15 @@ enum Term {
         dtype: DType,
     },
     Concat(Vec<TermId>),
+    Spread {
+        rows: TermId,
+        /// The number of the table's content.
+        table: usize,
+    },
+    /// A kernel, its tables by the numbers of their contents.
+    Kernel(Kernel<TermId>),
+    /// An operation on the rows of another term, its tables by the numbers of their contents.
+    Row(RowOp<TermId>, TermId),
 }
 
 /// How a fold reduces.
@@ -45,6 +55,7 @@ pub(super) struct How {
 /// A table, as far as a term needs it.
 pub(super) struct TableFacts {
     hash: u128,
+    is_partition: bool,
     empty: u64,
     composed: Option<(TableId, TableId)>,
 }
@@ -59,7 +70,12 @@ pub(super) struct GraphTables<'a>(pub(super) &'a LevelGraph);
 impl Tables for GraphTables<'_> {
     fn facts(&self, table: TableId) -> TableFacts {
         let table = self.0.table(table);
-        TableFacts { hash: table.segments.hash(), empty: table.segments.empty_count(), composed: table.composed }
+        TableFacts {
+            hash: table.segments.hash(),
+            is_partition: table.segments.is_partition(),
+            empty: table.segments.empty_count(),
+            composed: table.composed,
+        }
     }
 }
 
@@ -72,7 +88,7 @@ impl Tables for PlanTables<'_> {
             TableSource::Bound => None,
             TableSource::Compose { lower, upper } => Some((lower, upper)),
         };
-        TableFacts { hash: table.hash.0, empty: table.empty, composed }
+        TableFacts { hash: table.hash.0, is_partition: table.form == TableForm::Offsets, empty: table.empty, composed }
     }
 }
 
@@ -115,7 +131,9 @@ impl Terms {
             .iter()
             .flat_map(|part| match &self.terms[part.0] {
                 Term::Concat(inner) => inner.clone(),
-                Term::Input(_) | Term::Gather { .. } | Term::Fold { .. } => vec![*part],
+                Term::Input(_) | Term::Gather { .. } | Term::Fold { .. } | Term::Spread { .. } | Term::Kernel(_) | Term::Row(..) => {
+                    vec![*part]
+                }
             })
             .collect();
         match flat[..] {
@@ -144,16 +162,50 @@ impl Terms {
             let inner = self.fold(rows, tables, lower, how, None)?;
             return self.fold(inner, tables, upper, how, None);
         }
-        let number = self.tables.iter().position(|hash| *hash == facts.hash).unwrap_or_else(|| {
-            self.tables.push(facts.hash);
-            self.tables.len() - 1
-        });
+        let number = self.table_number(&facts);
         let on_empty = (facts.empty > 0).then(|| {
             let value = how.on_empty.value().unwrap_or(f64::NAN);
             if value.is_nan() { f64::NAN.to_bits() } else { value.to_bits() }
         });
         let name = format!("segments {number}").into();
         Ok(self.intern(Term::Fold { rows, table: facts.hash, name, reducer: how.reducer, weights, on_empty, dtype: how.dtype }))
+    }
+
+    fn table_number(&mut self, facts: &TableFacts) -> usize {
+        self.tables.iter().position(|hash| *hash == facts.hash).unwrap_or_else(|| {
+            self.tables.push(facts.hash);
+            self.tables.len() - 1
+        })
+    }
+
+    /// A row for each occurrence in a segment; the rows themselves where the segments partition them in order.
+    pub(super) fn spread(&mut self, rows: TermId, tables: &dyn Tables, table: TableId) -> TermId {
+        let facts = tables.facts(table);
+        if rows == self.nothing() || facts.is_partition {
+            return rows;
+        }
+        let table = self.table_number(&facts);
+        self.intern(Term::Spread { rows, table })
+    }
+
+    /// What an encoding makes: each operation behind its kernel is a term of its own, so that fused and unfused ones are equal.
+    pub(super) fn encode(&mut self, encoding: &Encoding<TermId>, tables: &dyn Tables, features: u64) -> TermId {
+        if features == 0 {
+            return self.nothing();
+        }
+        let numbered = encoding.try_map(|term| Ok(*term), |table| Ok(TableId::new(self.table_number(&tables.facts(table)))));
+        let Encoding { kernel, ops } = match numbered {
+            Ok(numbered) => numbered,
+            Err(never) => {
+                let never: std::convert::Infallible = never;
+                match never {}
+            }
+        };
+        let rows = match kernel {
+            Kernel::Map { rows } => rows,
+            kernel @ (Kernel::MatMul { .. } | Kernel::Attend { .. } | Kernel::Convolve { .. }) => self.intern(Term::Kernel(kernel)),
+        };
+        ops.into_iter().fold(rows, |rows, op| self.intern(Term::Row(op, rows)))
     }
 
     /// A term in words.
@@ -164,6 +216,15 @@ impl Terms {
             Term::Concat(parts) => {
                 let parts: Vec<String> = parts.iter().map(|part| self.describe(*part)).collect();
                 format!("({})", parts.join(" | "))
+            }
+            Term::Spread { rows, table } => format!("{} spread over segments {table}", self.describe(*rows)),
+            Term::Kernel(kernel) => {
+                let operands: Vec<String> = kernel.operands().into_iter().map(|operand| self.describe(*operand)).collect();
+                format!("{}({}){}", kernel.name(), operands.join(", "), kernel.details())
+            }
+            Term::Row(op, rows) => {
+                let operands: Vec<String> = [rows].into_iter().chain(op.operands()).map(|operand| self.describe(*operand)).collect();
+                format!("{}({}){}", op.name(), operands.join(", "), op.details())
             }
             Term::Fold { rows, name, reducer, weights, on_empty, dtype, .. } => {
                 let weights = weights.map_or(String::new(), |weights| format!(" weighted by {}", self.describe(weights)));

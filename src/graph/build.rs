@@ -76,7 +76,9 @@ impl Reduce {
 /// ```
 #[derive(Clone, Debug, Default)]
 pub struct GraphBuilder {
-    graph: LevelGraph,
+    pub(super) graph: LevelGraph,
+    /// Whose level encoders belong to, where it is not that of their rows.
+    pub(super) encoded: Option<u32>,
 }
 
 impl GraphBuilder {
@@ -294,17 +296,17 @@ impl GraphBuilder {
         }
     }
 
-    fn same_level(&mut self, op: Op, operands: &[Value]) -> Result<Value> {
+    pub(super) fn same_level(&mut self, op: Op, operands: &[Value]) -> Result<Value> {
         let level = self.graph.node(operands[0].node).level;
         self.op(op, operands, level)
     }
 
-    fn op(&mut self, op: Op, operands: &[Value], level: u32) -> Result<Value> {
+    pub(super) fn op(&mut self, op: Op, operands: &[Value], level: u32) -> Result<Value> {
         let origins = smallvec![Origin { level, op: OpName::of(&op) }];
         Ok(Value { node: self.graph.add(op, operands, level, origins)?, port: 0 })
     }
 
-    fn level(&mut self, name: &str) -> u32 {
+    pub(super) fn level(&mut self, name: &str) -> u32 {
         let index = self.graph.levels.iter().position(|level| **level == *name).unwrap_or_else(|| {
             self.graph.levels.push(name.into());
             self.graph.levels.len() - 1

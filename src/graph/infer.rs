@@ -1,5 +1,6 @@
 //! Type inference: what an operation gives, from what it takes.
 
+use super::encode;
 use super::print::types;
 use super::{FoldLoad, LevelGraph, Op, OpName, RaggedMemory, Reduction, Stage, ValueType};
 use crate::dtype::DType;
@@ -46,6 +47,10 @@ pub(crate) fn infer(graph: &LevelGraph, op: &Op, operands: &[ValueType]) -> Resu
         (Op::Rename, &[ValueType::Pieces { segments, features, dtype }]) => one(ValueType::Rows { rows: segments, features, dtype }),
         (Op::Concat { .. }, &[first, ref others @ ..]) => one(infer_concat(first, others)?),
         (Op::Fold { load, stages }, operands) => infer_fold(graph, *load, stages, operands),
+        (Op::Spread { table }, &[ValueType::Rows { rows, features, dtype }]) => {
+            one(encode::infer_spread(graph, *table, rows, features, dtype)?)
+        }
+        (Op::Encode(encoding), operands) => one(encode::infer(graph, encoding, operands)?),
         (
             Op::Gather
             | Op::Slice { .. }
@@ -55,7 +60,8 @@ pub(crate) fn infer(graph: &LevelGraph, op: &Op, operands: &[ValueType]) -> Resu
             | Op::Stack
             | Op::Squeeze
             | Op::Rename
-            | Op::Concat { .. },
+            | Op::Concat { .. }
+            | Op::Spread { .. },
             _,
         ) => wrong(format!("{} does not take ({})", OpName::of(op).name(), types(operands))),
     }

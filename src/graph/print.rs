@@ -96,6 +96,8 @@ impl fmt::Display for Line<'_> {
                     write!(f, " | {} by {}{feed}", reductions.join("+"), stage.table)?;
                 }
             }
+            Op::Spread { table } => write!(f, "spread {} by {table}", operands.join(", "))?,
+            Op::Encode(encoding) => f.write_str(&super::encode::printed(encoding, &operands))?,
         }
         write!(f, " : {}", types(graph.types(node)))
     }

@@ -6,7 +6,7 @@
 //! 4. Inputs are rows of distinct names.
 //! 5. Each output names a value that exists and is rows; output names are distinct.
 //! 6. Stages above the first of a fold have tables that partition their rows in order.
-//! 7. A concat that is placed has operands that folds write, each used there once and nowhere an output or placed twice.
+//! 7. A concat that is placed has operands that folds or encoders write, each used there once and nowhere an output or placed twice.
 //! 8. A composed table has the content that its two parts give.
 
 use super::{ConcatHow, Edge, LevelGraph, Op, ValueType, id_of, infer};
@@ -86,7 +86,9 @@ impl LevelGraph {
                 | Op::Reduce(_)
                 | Op::Stack
                 | Op::Squeeze
-                | Op::Rename => {}
+                | Op::Rename
+                | Op::Spread { .. }
+                | Op::Encode(_) => {}
             }
         }
         for (index, output) in self.outputs.iter().enumerate() {
@@ -114,8 +116,8 @@ impl LevelGraph {
 
     /// Why a value cannot be written straight into the columns of a concat.
     pub(crate) fn can_be_placed(&self, value: super::Value, concat: NodeId) -> std::result::Result<(), &'static str> {
-        if !matches!(self.op(value.node), Op::Fold { .. }) {
-            return Err("a part is not made by a fold");
+        if !matches!(self.op(value.node), Op::Fold { .. } | Op::Encode(_)) {
+            return Err("a part is not made by a fold or an encoder");
         }
         if self.outputs.iter().any(|output| output.value == value) {
             return Err("a part is an output of its own");

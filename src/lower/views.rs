@@ -85,9 +85,34 @@ impl Storage {
         table: TableId,
         suffix: &str,
     ) -> Result<ViewId> {
+        let name = &graph.table(table).name;
+        self.result(plan, graph, value, tables, (name, suffix))
+    }
+
+    /// The view through which an encoder writes its result.
+    pub(super) fn encoded(
+        &mut self,
+        plan: &mut Plan,
+        graph: &LevelGraph,
+        value: Value,
+        tables: &[Option<TableId>],
+        suffix: &str,
+    ) -> Result<ViewId> {
+        self.result(plan, graph, value, tables, (graph.level_name(value.node), suffix))
+    }
+
+    /// The columns of the concat that a value is part of, or a buffer of its own.
+    fn result(
+        &mut self,
+        plan: &mut Plan,
+        graph: &LevelGraph,
+        value: Value,
+        tables: &[Option<TableId>],
+        (level, suffix): (&Arc<str>, &str),
+    ) -> Result<ViewId> {
         let part = self.placed.iter().find(|(part, ..)| *part == value).copied();
         let Some((_, concat, first_column)) = part else {
-            let name = self.name(&graph.table(table).name, suffix);
+            let name = self.name(level, suffix);
             return self.new_buffer(plan, graph, value, tables, name);
         };
         let whole = self.whole(plan, graph, concat, tables, "")?;
@@ -167,6 +192,8 @@ fn root(graph: &LevelGraph, value: Value) -> Value {
         | Op::Reduce(_)
         | Op::Stack
         | Op::Concat { .. }
+        | Op::Spread { .. }
+        | Op::Encode(_)
         | Op::Fold { .. } => value,
     }
 }

@@ -207,6 +207,24 @@ pub enum Decision {
         /// Why.
         reason: Refusal,
     },
+    /// fuse-rowwise: operations on single rows join the encoder before them.
+    FusedRowwise {
+        /// The operations.
+        ops: Names,
+        /// The encoder that takes them in.
+        into: Names,
+        /// Bytes that are no longer written, and no longer read.
+        bytes: u64,
+    },
+    /// fuse-rowwise: operations on single rows stay a step of their own.
+    RefusedRowwise {
+        /// The operations.
+        ops: Names,
+        /// The encoder before them.
+        into: Names,
+        /// Why.
+        reason: Refusal,
+    },
     /// place-concat: the parts of a concat are written where they belong.
     PlacedConcat {
         /// The concat.
@@ -244,6 +262,7 @@ impl Decision {
             | Decision::RefusedSiblings { .. }
             | Decision::RefusedLevels { .. }
             | Decision::RefusedCollapse { .. }
+            | Decision::RefusedRowwise { .. }
             | Decision::RefusedConcat { .. } => true,
             Decision::SharedTable { .. }
             | Decision::RemovedIdentity { .. }
@@ -252,6 +271,7 @@ impl Decision {
             | Decision::FusedSiblings { .. }
             | Decision::FusedLevels { .. }
             | Decision::Collapsed { .. }
+            | Decision::FusedRowwise { .. }
             | Decision::PlacedConcat { .. }
             | Decision::TrimmedFold { .. }
             | Decision::DroppedUnused { .. } => false,
@@ -268,6 +288,7 @@ impl Decision {
             Decision::FusedSiblings { .. } | Decision::RefusedSiblings { .. } => "fuse-siblings",
             Decision::FusedLevels { .. } | Decision::RefusedLevels { .. } => "fuse-levels",
             Decision::Collapsed { .. } | Decision::RefusedCollapse { .. } => "collapse-levels",
+            Decision::FusedRowwise { .. } | Decision::RefusedRowwise { .. } => "fuse-rowwise",
             Decision::PlacedConcat { .. } | Decision::RefusedConcat { .. } => "place-concat",
             Decision::TrimmedFold { .. } | Decision::DroppedUnused { .. } => "drop-unused",
         }
@@ -298,6 +319,10 @@ impl fmt::Display for Decision {
             Decision::RefusedLevels { lower, upper, reason } => write!(f, "{lower} and {upper} stay two steps: {reason}"),
             Decision::Collapsed { lower, upper, rows } => write!(f, "{lower} and {upper} are one level: {rows} rows never made"),
             Decision::RefusedCollapse { lower, upper, reason } => write!(f, "{lower} and {upper} stay two levels: {reason}"),
+            Decision::FusedRowwise { ops, into, bytes } => {
+                write!(f, "{ops} follows {into} row by row: {bytes} B not written, and not read again")
+            }
+            Decision::RefusedRowwise { ops, into, reason } => write!(f, "{ops} stays a step behind {into}: {reason}"),
             Decision::PlacedConcat { concat, copied_bytes } => write!(f, "{concat} is written in place: {copied_bytes} B not copied"),
             Decision::RefusedConcat { concat, reason } => write!(f, "{concat} is copied together: {reason}"),
             Decision::TrimmedFold { ops, reductions } => write!(f, "{ops}: nobody takes {reductions} of its results"),

@@ -3,6 +3,7 @@
 //! - `transpose(transpose(x))` is x.
 //! - `contiguous(x)` is x where the blocks of x are dense in that order already, or where x is the rows of an ordered partition in row-major
 //!   order: then the rows themselves are the dense blocks.
+//! - `spread(x)` is x where the segments are an ordered partition: each row occurs once, in order.
 //! - `squeeze(stack(x))` renames x: a reduce writes its rows one after the other, so stacking them would copy them to where they could
 //!   have been.
 //!
@@ -12,7 +13,7 @@ use super::{Decision, Exactness, Names, Pass};
 use crate::backend::Target;
 use crate::error::Result;
 use crate::graph::{LevelGraph, Op, RaggedMemory, Value, ValueType};
-use crate::ids::NodeId;
+use crate::ids::{NodeId, TableId};
 use crate::plan::Order;
 
 /// See the module.
@@ -37,6 +38,7 @@ impl Pass for EliminateIdentity {
             match graph.op(node) {
                 Op::Transpose => remove_transpose_pair(graph, node, &mut decisions),
                 Op::Contiguous => remove_contiguous(graph, node, &mut decisions),
+                Op::Spread { table } => remove_spread(graph, node, *table, &mut decisions),
                 Op::Squeeze => rename_stack(graph, node, &mut decisions)?,
                 Op::Input { .. }
                 | Op::Gather
@@ -45,6 +47,7 @@ impl Pass for EliminateIdentity {
                 | Op::Stack
                 | Op::Rename
                 | Op::Concat { .. }
+                | Op::Encode(_)
                 | Op::Fold { .. } => {}
             }
         }
@@ -84,6 +87,18 @@ fn remove_contiguous(graph: &mut LevelGraph, node: NodeId, decisions: &mut Vec<D
     graph.replace(result(node), source);
     graph.remove_unused_from(node);
     decisions.push(Decision::RemovedIdentity { ops, copied_bytes });
+}
+
+fn remove_spread(graph: &mut LevelGraph, node: NodeId, table: TableId, decisions: &mut Vec<Decision>) {
+    let Some(source) = graph.operand(node, 0) else { return };
+    let ValueType::Rows { rows, features, dtype } = *graph.value_type(source) else { return };
+    if !graph.table(table).segments.is_partition() {
+        return;
+    }
+    let ops = Names::of(graph, node);
+    graph.replace(result(node), source);
+    graph.remove_unused_from(node);
+    decisions.push(Decision::RemovedIdentity { ops, copied_bytes: rows * features * dtype.size_u64() });
 }
 
 fn rename_stack(graph: &mut LevelGraph, node: NodeId, decisions: &mut Vec<Decision>) -> Result<()> {

@@ -57,7 +57,16 @@ fn fuse(graph: &mut LevelGraph, reduce: NodeId) -> Result<Decision> {
                 }
                 at = below;
             }
-            Op::Input { .. } | Op::Gather | Op::Reduce(_) | Op::Stack | Op::Squeeze | Op::Rename | Op::Concat { .. } | Op::Fold { .. } => {
+            Op::Input { .. }
+            | Op::Gather
+            | Op::Reduce(_)
+            | Op::Stack
+            | Op::Squeeze
+            | Op::Rename
+            | Op::Concat { .. }
+            | Op::Spread { .. }
+            | Op::Encode(_)
+            | Op::Fold { .. } => {
                 return refused(graph, Refusal::NotRows);
             }
         }
@@ -86,6 +95,8 @@ fn fuse(graph: &mut LevelGraph, reduce: NodeId) -> Result<Decision> {
         | Op::Reduce(_)
         | Op::Squeeze
         | Op::Concat { .. }
+        | Op::Spread { .. }
+        | Op::Encode(_)
         | Op::Fold { .. } => return refused(graph, Refusal::UsedElsewhere),
     };
     let origins = graph.merged_origins(&chain);

@@ -4,6 +4,7 @@
 use super::*;
 use crate::backend::FusionLimits;
 use crate::dtype::DType;
+use crate::encoder::{Activation, Number, RowOp};
 use crate::graph::{GraphBuilder, Reduce};
 use crate::reducer::{OnEmpty, Reducer};
 use crate::segments::Segments;
@@ -462,6 +463,44 @@ fn drop_unused() {
 }
 
 #[test]
+fn fuse_rowwise() {
+    let mut b = GraphBuilder::new();
+    let x = b.input("x", DType::F32, 3, 4).unwrap();
+    let each = b.table("word", &lengths(&[2, 1])).unwrap();
+    let (weight, scale) = (b.param("w", DType::F32, 4, 4).unwrap(), b.param("n", DType::F32, 1, 4).unwrap());
+    let y = b.linear(x, weight, None).unwrap();
+    let y = b.map(y, &RowOp::Activate(Activation::Gelu)).unwrap();
+    let y = b.map(y, &RowOp::Add(x)).unwrap();
+    // Kept, and taken twice: what follows stays apart.
+    let z = b.map(y, &RowOp::RmsNorm { weight: scale, eps: Number(1e-6) }).unwrap();
+    let z = b.map(z, &RowOp::Sinusoid { table: each, base: Number(1e4) }).unwrap();
+    let kept = b.map(y, &RowOp::Scale(Number(2.0))).unwrap();
+    let last = b.map(kept, &RowOp::Activate(Activation::Relu)).unwrap();
+    b.output("z", z).unwrap();
+    b.output("kept", kept).unwrap();
+    b.output("last", last).unwrap();
+    insta::assert_snapshot!(after(FuseRowwise, b.finish().unwrap()), @"
+    table t0 word offsets 2 of 3 rows
+    n0 = input x : f32[3x4]
+    n1 = param w : f32[4x4]
+    n2 = param n : f32[1x4]
+    n3 = matmul n0, n1 | gelu | add n0 : f32[3x4]
+    n8 = map n3 | scale 2.0 : f32[3x4]
+    n9 = map n8 | relu : f32[3x4]
+    n10 = map n3 | rms-norm n2 eps=1e-6 | sinusoid by t0 base=10000.0 : f32[3x4]
+    output z = n10
+    output kept = n8
+    output last = n9
+    fuse-rowwise          done  x.gelu follows x.linear row by row: 48 B not written, and not read again
+    fuse-rowwise          done  x.add follows x.linear+gelu row by row: 48 B not written, and not read again
+    fuse-rowwise          kept  x.rms-norm stays a step behind x.linear+gelu+add: its result is used elsewhere too
+    fuse-rowwise          done  x.sinusoid follows x.rms-norm row by row: 48 B not written, and not read again
+    fuse-rowwise          kept  x.scale stays a step behind x.linear+gelu+add: its result is used elsewhere too
+    fuse-rowwise          kept  x.relu stays a step behind x.scale: its result is kept, so it is written anyway
+    ");
+}
+
+#[test]
 fn the_default_plan_of_text_is_one_step_without_a_copy() {
     let text = || {
         Hierarchy::new(Leaves::values("char", DType::F32, 8))
@@ -480,7 +519,7 @@ fn the_default_plan_of_text_is_one_step_without_a_copy() {
 
 #[test]
 fn passes_have_the_names_of_their_files_and_can_be_left_out() {
-    insta::assert_snapshot!(Pipeline::new(OptLevel::O2).names().join(" "), @"share-tables eliminate-identity fuse-transpose-reduce fuse-siblings collapse-levels fuse-gather fuse-levels place-concat drop-unused");
+    insta::assert_snapshot!(Pipeline::new(OptLevel::O2).names().join(" "), @"share-tables eliminate-identity fuse-transpose-reduce fuse-siblings collapse-levels fuse-gather fuse-levels fuse-rowwise place-concat drop-unused");
     let without = Pipeline::new(OptLevel::O1).without("fuse-levels").unwrap();
     assert!(!without.names().contains(&"fuse-levels"));
     insta::assert_snapshot!(Pipeline::new(OptLevel::O1).without("fuse-level").err().unwrap(), @"there is no pass `fuse-level`; did you mean `fuse-levels`? [unknown-name]");

@@ -7,16 +7,26 @@
 //! | fold of a view | n₀ · F · size, weights, tables | S · F · size a written reduction | 0 | below |
 //! | fold of a gather | n₀ · (id size + F · size), weights, tables | the same | 0 | below |
 //! | copy.contiguous | n · F · size, the table | n · F · size | = written | 0 |
+//! | copy.spread | the same | the same | = written | 0 |
 //! | copy.stack | rows · F · size | the same | = written | 0 |
 //! | copy.gather | rows · (id size + F · size) | rows · F · size | = written | 0 |
 //! | copy.concat | rows · F · size of each view | the sum of them | = written | 0 |
+//! | encode | each operand once, in whole; its tables, each once | rows · F · size | 0 | below |
 //!
 //! - Weights are n · size a weighted reduction. A table is 8 bytes an offset or 16 a range ([`Table::bytes`]), once a stage. What a stage
 //!   hands to the next one is not read from memory and costs nothing.
 //! - A reduction takes n · F operations, or 2 · n · F with weights. A mean divides S · F times, and adds n weights where it has them.
 //!
+//! - An encoder reads what it takes once, however often its kernel comes back to it from cache. With R rows of F features:
+//!   a matrix product to N features takes 2 · R · F · N; attention with P pairs, H heads and F features (of one of queries, keys, values)
+//!   P · (4 · F + 4 · H) + R · F; a convolution of T taps 2 · R · F · T (taps outside a segment included). Of what follows, an
+//!   activation, a scale, an add or a cast takes R · F, positions that are added 2 · R · F, rotated ones 3 · R · columns, a layer norm 7 · R · F
+//!   (6 · R · F without a bias) and an RMS norm 4 · R · F.
+//!
 //! Counts that do not fit 64 bits stay at the largest number; [`Plan::verify`] refuses the shapes that lead there. Nothing is allocated
 //! for plans of up to 32 arena buffers, so planning can afford it for every batch.
+
+mod encode;
 
 use super::{Buffer, Copy, CopyKind, Cost, Fold, Load, Place, Plan, Reduction, Stage, StepKind, Table, Totals};
 use crate::ids::ViewId;
@@ -32,6 +42,7 @@ pub fn step_cost(plan: &Plan, kind: &StepKind) -> Cost {
     match kind {
         StepKind::Fold(fold) => fold_cost(plan, fold),
         StepKind::Copy(copy) => copy_cost(plan, copy),
+        StepKind::Encode(encode) => encode::cost(plan, encode),
     }
 }
 
@@ -119,7 +130,7 @@ fn copy_cost(plan: &Plan, copy: &Copy) -> Cost {
     let written = rows.saturating_mul(per_row(plan, copy.write));
     let row = copy.read.iter().fold(0u64, |row, &view| row.saturating_add(per_row(plan, view)));
     let (rows, table) = match copy.what {
-        CopyKind::Segments { table } => (plan.table(table).total_rows, plan.table(table).bytes()),
+        CopyKind::Segments { table } | CopyKind::Spread { table } => (plan.table(table).total_rows, plan.table(table).bytes()),
         CopyKind::Rows | CopyKind::Gather | CopyKind::Columns => (rows, 0),
     };
     Cost { read: rows.saturating_mul(row).saturating_add(table), written, copied: written, flops: 0 }

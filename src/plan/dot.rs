@@ -34,6 +34,7 @@ fn push_node(out: &mut String, id: &str, label: &[String], attributes: &str) {
 fn push_edges(out: &mut String, plan: &Plan, id: &str, step: &Step) {
     let weights_from = match &step.kind {
         StepKind::Copy(copy) => copy.read.len(),
+        StepKind::Encode(encode) => encode.encoding.operands().len(),
         StepKind::Fold(fold) => match fold.load {
             Load::View { .. } => 1,
             Load::Gather { .. } => 2,
@@ -46,9 +47,10 @@ fn push_edges(out: &mut String, plan: &Plan, id: &str, step: &Step) {
                 (Load::Gather { .. }, 0) => "ids",
                 (Load::Gather { .. } | Load::View { .. }, _) => "",
             },
+            (StepKind::Encode(_), _) => "",
             (StepKind::Copy(copy), position) => match (copy.what, position) {
                 (CopyKind::Gather, 0) => "ids",
-                (CopyKind::Gather | CopyKind::Segments { .. } | CopyKind::Rows | CopyKind::Columns, _) => "",
+                (CopyKind::Gather | CopyKind::Segments { .. } | CopyKind::Spread { .. } | CopyKind::Rows | CopyKind::Columns, _) => "",
             },
         };
         if let Some(buffer) = plan.views.get(view.index()).map(|view| view.buffer) {
@@ -102,6 +104,11 @@ fn step_label(plan: &Plan, id: &str, step: &Step) -> Vec<String> {
     let mut lines = vec![match &step.kind {
         StepKind::Copy(copy) => format!("{id} copy.{}", copy.what.name()),
         StepKind::Fold(_) => format!("{id} fold"),
+        StepKind::Encode(encode) => {
+            let names = encode.encoding.ops.iter().map(crate::encoder::RowOp::name);
+            let names: Vec<&str> = [encode.encoding.kernel.name()].into_iter().chain(names).collect();
+            format!("{id} {}", names.join(", "))
+        }
     }];
     if let StepKind::Fold(fold) = &step.kind {
         for stage in &fold.stages {

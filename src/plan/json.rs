@@ -109,7 +109,7 @@ fn push_list(out: &mut String, field: &str, items: impl Iterator<Item = String>)
 fn step(step: &Step) -> String {
     let Step { kind, origin, cost } = step;
     let kind = match kind {
-        StepKind::Copy(_) => one_line(kind),
+        StepKind::Copy(_) | StepKind::Encode(_) => one_line(kind),
         StepKind::Fold(Fold { load, stages }) => {
             let stages: Vec<String> = stages.iter().map(one_line).collect();
             let indent = "\n        ";

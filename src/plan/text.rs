@@ -36,6 +36,8 @@
 //!
 //! Printing never fails, also for plans that [`verify`](Plan::verify) refuses: what an id misses is shown as `?`.
 
+mod encode;
+
 use super::{
     Copy, CopyKind, Cost, Load, Place, Plan, Reduction, Stage, Step, StepKind, Table, TableForm, TableSource, Totals, ViewLayout, verify,
 };
@@ -202,6 +204,7 @@ fn write_steps(plan: &Plan, f: &mut fmt::Formatter<'_>) -> fmt::Result {
 fn lines_of(plan: &Plan, kind: &StepKind) -> Vec<Line> {
     match kind {
         StepKind::Copy(copy) => vec![copy_line(plan, copy)],
+        StepKind::Encode(encode) => encode::lines(plan, encode),
         StepKind::Fold(fold) => {
             let mut lines = Vec::new();
             let (load, dtype) = match fold.load {
@@ -269,7 +272,7 @@ fn copy_line(plan: &Plan, copy: &Copy) -> Line {
     let reads: Vec<String> = copy.read.iter().map(|&read| view(plan, read)).collect();
     let operands = match (copy.what, reads.as_slice()) {
         (CopyKind::Gather, [ids, table]) => format!("{table} at {ids}"),
-        (CopyKind::Segments { table }, reads) => format!("{} by {table}", reads.join(", ")),
+        (CopyKind::Segments { table } | CopyKind::Spread { table }, reads) => format!("{} by {table}", reads.join(", ")),
         (CopyKind::Rows | CopyKind::Gather | CopyKind::Columns, reads) => reads.join(", "),
     };
     Line { target: view(plan, copy.write), op: format!("copy.{}", copy.what.name()), operands }
@@ -280,6 +283,7 @@ impl CopyKind {
     pub fn name(self) -> &'static str {
         match self {
             CopyKind::Segments { .. } => "contiguous",
+            CopyKind::Spread { .. } => "spread",
             CopyKind::Rows => "stack",
             CopyKind::Gather => "gather",
             CopyKind::Columns => "concat",

@@ -54,9 +54,19 @@
 //! Costs
 //! 33. The cost of each step, and the totals, are what [`cost`](super::cost) counts.
 //!
+//! Encoders
+//! 34. A spread reads one view of the rows of its table, and writes as many rows as its segments have in total.
+//! 35. An encoder reads and writes rows of floats, none of them packed, and writes what [`Encoding::shape`](crate::encoder::Encoding::shape)
+//!     says: as many rows as it reads.
+//! 36. Parameters have the shape that their operation asks for, and a type that is exact in the one that it computes in.
+//! 37. The segments that it looks along are offsets over its rows, and there is a learned position for each row of the longest.
+//! 38. Constants are finite, those of norms and positions above 0; heads divide features, and the pairs of attention fit the segments.
+//!
 //! All broken rules are reported, up to a number that the report names; where an id leads nowhere, only that is, as nothing else can be
 //! asked. Rule 33 is asked of plans that keep all others. The work is that of sorting the plan, whatever it says.
 
+#[cfg(test)]
+mod encode_tests;
 mod memory;
 mod steps;
 #[cfg(test)]

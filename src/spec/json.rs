@@ -21,10 +21,12 @@
 //! | `weights` | a name to bind one weight per row of the level below under, or `{"name", "dtype"}` |
 //! | `on_empty` | `"zero"`, `"nan"`, `"error"` or `{"fill": x}` |
 //! | `dtype` | of the level's rows; that of the level below without it |
+//! | `encode` | what runs on the level's rows before they are folded (of leaves too): an encoder or a list of them, see `docs/encoders.md` |
 //! | `keep` | whether the level is an output; the top one always is |
 //!
 //! Anything else is refused. Every error of a spec is reported, each with its level and its JSON path. A `$schema` field is allowed on top.
 
+mod encoders;
 mod write;
 
 use super::node::Node;
@@ -139,12 +141,12 @@ impl Reader {
             names.push(name);
             done.extend(level);
         }
-        Some(Hierarchy { leaves: leaves?, levels: done })
+        Some(Hierarchy { leaves: leaves?, levels: done, top: None })
     }
 
     fn leaves(&mut self, node: &Node, mut place: Place) -> Option<Leaves> {
         place.level = name_of(node);
-        let fields = self.object(node, place, &["name", "dtype", "features", "ids", "table", "rows", "keep"])?;
+        let fields = self.object(node, place, &["name", "dtype", "features", "ids", "table", "rows", "encode", "keep"])?;
         let name = self.name(&fields);
         let rows = self.optional_count(&fields, "rows");
         let keep = self.flag(&fields, "keep");
@@ -170,7 +172,8 @@ impl Reader {
                 LeafSource::Values { dtype: dtype?, features: features? }
             }
         };
-        Some(Leaves { name: name?.into(), source, rows: rows?, keep: keep? })
+        let encode = self.encoders(&fields);
+        Some(Leaves { name: name?.into(), source, rows: rows?, encode: encode?, keep: keep? })
     }
 
     fn ids(&mut self, node: &Node, place: Place, leaves: Option<&str>) -> Option<Ids> {
@@ -197,7 +200,7 @@ impl Reader {
     fn level(&mut self, node: &Node, mut place: Place, below: &mut Below) -> Option<Level> {
         place.level = name_of(node);
         let rows_below = below.rows.take();
-        let fields = self.object(node, place, &["name", "segments", "reduce", "weights", "on_empty", "dtype", "keep"])?;
+        let fields = self.object(node, place, &["name", "segments", "reduce", "weights", "on_empty", "dtype", "encode", "keep"])?;
         let name = self.name(&fields);
         let segments = self.required(&fields, "segments").and_then(|node| self.segments(node, fields.at("segments"), rows_below));
         if let Some(SegmentSource::Inline(segments)) = &segments {
@@ -211,6 +214,7 @@ impl Reader {
         if let Some(Some(dtype)) = dtype {
             below.dtype = Some(dtype);
         }
+        let encode = self.encoders(&fields);
         let keep = self.flag(&fields, "keep");
         Some(Level {
             name: name?.into(),
@@ -219,6 +223,7 @@ impl Reader {
             weights: weights?,
             on_empty: on_empty?,
             dtype: dtype?,
+            encode: encode?,
             keep: keep?,
         })
     }

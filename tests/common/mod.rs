@@ -3,6 +3,8 @@
 #![allow(dead_code, reason = "each test file uses its part")]
 #![allow(unreachable_pub, missing_docs, reason = "shared between test files")]
 
+pub mod encoders;
+
 use half::{bf16, f16};
 use levelfold::backend::{Backend, Bindings};
 use levelfold::dtype::Element;

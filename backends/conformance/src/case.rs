@@ -123,6 +123,8 @@ impl Case {
                 | Op::Squeeze
                 | Op::Rename
                 | Op::Concat { .. }
+                | Op::Spread { .. }
+                | Op::Encode(_)
                 | Op::Fold { .. } => {}
             }
         }

@@ -1,5 +1,6 @@
 //! The groups of cases: one `#[test]` each.
 
+mod encoders;
 mod errors;
 mod folds;
 mod graphs;
@@ -40,6 +41,14 @@ pub enum Group {
     Lookups,
     /// The operations of the literal program, in every order that makes sense.
     Literal,
+    /// Operations on single rows: activations, norms, sums, scales, casts, positions.
+    RowOps,
+    /// Matrix products and convolutions.
+    Products,
+    /// Attention inside segments.
+    Attention,
+    /// Encoders between levels: blocks, shared parameters, rows that occur twice.
+    EncodedLevels,
     /// Enough rows to be worth several threads.
     Large,
     /// Hierarchies from seeds.
@@ -56,7 +65,7 @@ pub enum Group {
 
 impl Group {
     /// Every group.
-    pub const ALL: [Group; 18] = [
+    pub const ALL: [Group; 22] = [
         Group::Lengths,
         Group::Features,
         Group::Layouts,
@@ -69,6 +78,10 @@ impl Group {
         Group::Levels,
         Group::Lookups,
         Group::Literal,
+        Group::RowOps,
+        Group::Products,
+        Group::Attention,
+        Group::EncodedLevels,
         Group::Large,
         Group::RandomHierarchies,
         Group::RandomGraphs,
@@ -93,6 +106,10 @@ impl Group {
             Group::Large => levels::large(),
             Group::Siblings => graphs::siblings(),
             Group::Literal => graphs::literal(),
+            Group::RowOps => encoders::row_ops(),
+            Group::Products => encoders::products(),
+            Group::Attention => encoders::attention(),
+            Group::EncodedLevels => encoders::levels(),
             Group::RandomHierarchies => random::hierarchies(),
             Group::RandomGraphs => random::graphs(),
             Group::BadBindings | Group::BadValues | Group::SideBySide => Vec::new(),
@@ -131,6 +148,10 @@ impl Group {
             | Group::Levels
             | Group::Lookups
             | Group::Literal
+            | Group::RowOps
+            | Group::Products
+            | Group::Attention
+            | Group::EncodedLevels
             | Group::Large
             | Group::RandomHierarchies
             | Group::RandomGraphs => run_cases(&self.cases(), &backends),

@@ -101,7 +101,7 @@ macro_rules! conformance_tests {
         $crate::conformance_tests!(@each $make, $threads;
             lengths Lengths, features Features, layouts Layouts, ranges Ranges, empty_segments EmptySegments, shapes Shapes,
             special_values SpecialValues, weights Weights, siblings Siblings, levels Levels, lookups Lookups, literal Literal,
-            large Large, random_hierarchies RandomHierarchies, random_graphs RandomGraphs, bad_bindings BadBindings,
+            row_ops RowOps, products Products, attention Attention, encoded_levels EncodedLevels, large Large, random_hierarchies RandomHierarchies, random_graphs RandomGraphs, bad_bindings BadBindings,
             bad_values BadValues, side_by_side SideBySide);
     };
     (@each $make:expr, $threads:expr; $($name:ident $group:ident),*) => {$(

@@ -6,6 +6,8 @@
 //! levels below may differ by carried through. Where a result may overflow or underflow the bound does not hold, and anything goes:
 //! [`Number::err`] is infinite there. (Those results are still compared with the reference, bit for bit.)
 
+mod encode;
+
 use crate::tensor::{Tensor, largest, number, smallest};
 use levelfold::graph::{FoldLoad, LevelGraph, Op, Reduction, Value, ValueType};
 use levelfold::ids::NodeId;
@@ -97,6 +99,12 @@ pub fn evaluate(graph: &LevelGraph, inputs: &BTreeMap<String, Tensor>) -> BTreeM
                 vec![Rc::new(reduce(&operands[0], &graph.table(table).segments, reduction, weights))]
             }
             Op::Concat { .. } => vec![Rc::new(concat(&operands))],
+            Op::Spread { table } => vec![Rc::new(spread(&operands[0], &graph.table(*table).segments))],
+            Op::Encode(encoding) => {
+                let ValueType::Rows { rows, features, .. } = graph.types(node)[0] else { panic!("encoders make rows") };
+                let shape = [rows, features].map(|count| usize::try_from(count).expect("small"));
+                vec![Rc::new(encode::encode(encoding, &operands, shape, |table| &graph.table(table).segments))]
+            }
             Op::Fold { load, stages } => {
                 let (mut rows, mut weights) = match load {
                     FoldLoad::Rows => (Rc::clone(&operands[0]), operands[1..].iter()),
@@ -132,6 +140,15 @@ fn gather(ids: &Numbers, table: &Numbers) -> Numbers {
         &table.values[at..at + table.features]
     };
     Numbers { features: table.features, values: ids.values.iter().flat_map(row).copied().collect(), dtype: table.dtype }
+}
+
+fn spread(rows: &Numbers, segments: &Segments) -> Numbers {
+    let row = |row: u64| {
+        let at = rows.features * usize::try_from(row).expect("small");
+        &rows.values[at..at + rows.features]
+    };
+    let values = segments.ranges().flatten().flat_map(row).copied().collect();
+    Numbers { features: rows.features, values, dtype: rows.dtype }
 }
 
 fn concat(parts: &[Rc<Numbers>]) -> Numbers {

@@ -130,7 +130,7 @@ fn reductions(plan: &mut Plan, change: impl Fn(&mut Reduction)) {
 fn folds(plan: &mut Plan) -> impl Iterator<Item = &mut Fold> {
     plan.steps.iter_mut().filter_map(|step| match &mut step.kind {
         StepKind::Fold(fold) => Some(fold),
-        StepKind::Copy(_) => None,
+        StepKind::Copy(_) | StepKind::Encode(_) => None,
     })
 }
 
@@ -305,7 +305,7 @@ impl Adds {
             StepKind::Fold(fold) if matches!((fold.load, &fold.stages[..]), (levelfold::plan::Load::View { .. }, [stage]) if stage.reductions.len() == 1 && stage.reductions[0].reducer == Reducer::Sum && stage.reductions[0].weights.is_none() && stage.reductions[0].dtype == DType::F32) => {
                 Ok(())
             }
-            StepKind::Fold(_) | StepKind::Copy(_) => Err("it only adds".to_string()),
+            StepKind::Fold(_) | StepKind::Copy(_) | StepKind::Encode(_) => Err("it only adds".to_string()),
         };
         Adds { target: Target { supports, ..Target::new("adds") }, add }
     }

@@ -76,6 +76,9 @@ impl CpuExecutable {
                     stride = stride.max(fold.scratch_bytes);
                     StepRun::Fold(Box::new(fold))
                 }
+                StepKind::Encode(encode) => {
+                    return Err(Error::new(ErrorCode::Unsupported, crate::no_encoder(encode)).help("the reference backend runs encoders"));
+                }
                 StepKind::Copy(copy) => StepRun::Copy { copy: copy.clone(), cuts: Cuts::default(), starts: Vec::new() },
             });
         }
@@ -127,7 +130,7 @@ impl CpuExecutable {
                     }
                 }
                 StepRun::Copy { copy, cuts, starts } => {
-                    if let CopyKind::Segments { table } = copy.what {
+                    if let CopyKind::Segments { table } | CopyKind::Spread { table } = copy.what {
                         let table = tables.get(table);
                         *cuts = if is_small { cuts::uncut(table) } else { cuts::cut(&[table], target(table.total_rows() + table.len())) };
                         *starts = cuts::running_starts(table);
@@ -157,7 +160,7 @@ impl CpuExecutable {
                 let rows = plan.buffer_of(copy.write).rows as usize;
                 let chunk = (self.shared.task_bytes() as usize / (to.features * to.dtype.size()).max(1)).max(1);
                 match (copy.what, copy.read.as_slice()) {
-                    (CopyKind::Segments { table }, &[from]) => {
+                    (CopyKind::Segments { table } | CopyKind::Spread { table }, &[from]) => {
                         let pack = Pack { from: memory(from), to, table: self.tables.get(table), starts };
                         // SAFETY: the cuts give each row of each segment to one task.
                         each(pool, &cuts.tasks, |task| unsafe { pack.run(*task) });
@@ -184,7 +187,9 @@ impl CpuExecutable {
                             }
                         });
                     }
-                    (CopyKind::Segments { .. } | CopyKind::Gather | CopyKind::Rows, _) => unreachable!("verified: the operands of a copy"),
+                    (CopyKind::Segments { .. } | CopyKind::Spread { .. } | CopyKind::Gather | CopyKind::Rows, _) => {
+                        unreachable!("verified: the operands of a copy")
+                    }
                 }
                 (step.cost.read, step.cost.written)
             }

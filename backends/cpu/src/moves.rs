@@ -49,7 +49,7 @@ unsafe fn copy_row(from_row: *mut u8, from: Memory, to_row: *mut u8, to: Memory,
     }
 }
 
-/// Packs the segments of a table: reads rows, or another packed view of the same table.
+/// Packs the segments of a table, or spreads them as rows: reads rows, or another packed view of the same table.
 pub(crate) struct Pack<'a> {
     pub(crate) from: Memory,
     pub(crate) to: Memory,
@@ -112,8 +112,8 @@ impl Pack<'_> {
             };
             base.wrapping_add((start * features + inside) * size).cast::<T>()
         };
-        let address = |memory: &Memory, row: usize, feature: usize| match memory.packed {
-            None => memory.element(range.start as usize + row, feature).cast::<T>(),
+        let address = |memory: &Memory, first: u64, row: usize, feature: usize| match memory.packed {
+            None => memory.element(first as usize + row, feature).cast::<T>(),
             Some((_, order)) => packed(memory.start, order, row, feature),
         };
         // The written order inside, so that writes are in order.
@@ -123,13 +123,13 @@ impl Pack<'_> {
             if by_feature {
                 for feature in 0..features {
                     for row in rows.clone() {
-                        address(&self.to, row, feature).write(address(&self.from, row, feature).read());
+                        address(&self.to, start as u64, row, feature).write(address(&self.from, range.start, row, feature).read());
                     }
                 }
             } else {
                 for row in rows {
                     for feature in 0..features {
-                        address(&self.to, row, feature).write(address(&self.from, row, feature).read());
+                        address(&self.to, start as u64, row, feature).write(address(&self.from, range.start, row, feature).read());
                     }
                 }
             }

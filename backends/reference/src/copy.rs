@@ -16,6 +16,17 @@ pub(crate) fn run(plan: &Plan, copy: &Copy, tables: &TableSet, memory: &mut Memo
                 copy_segment(memory, read, copy.write, &segment, 0)?;
             }
         }
+        (CopyKind::Spread { table }, &[read]) => {
+            for segment in memory.walk(tables.get(table))? {
+                let packed = Segment { rows: segment.packed.clone(), packed: segment.packed.clone() };
+                for index in 0..segment.len() {
+                    for feature in 0..memory.features(read)? {
+                        let bits = memory.load(read, &segment, index, feature)?;
+                        memory.store(copy.write, &packed, index, feature, bits)?;
+                    }
+                }
+            }
+        }
         (CopyKind::Rows, &[read]) => copy_segment(memory, read, copy.write, &whole, 0)?,
         (CopyKind::Columns, reads) => {
             let mut first = 0;
@@ -34,7 +45,7 @@ pub(crate) fn run(plan: &Plan, copy: &Copy, tables: &TableSet, memory: &mut Memo
                 }
             }
         }
-        (CopyKind::Segments { .. } | CopyKind::Rows | CopyKind::Gather, reads) => {
+        (CopyKind::Segments { .. } | CopyKind::Spread { .. } | CopyKind::Rows | CopyKind::Gather, reads) => {
             return Err(Error::new(ErrorCode::PlanInvalid, format!("a copy of this kind does not read {} views", reads.len())));
         }
     }

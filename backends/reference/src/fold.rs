@@ -79,7 +79,7 @@ pub(crate) fn scratch_bytes(plan: &Plan) -> u64 {
     };
     let steps = plan.steps.iter().map(|step| match &step.kind {
         StepKind::Fold(fold) => fold_bytes(fold),
-        StepKind::Copy(_) => 0,
+        StepKind::Copy(_) | StepKind::Encode(_) => 0,
     });
     steps.max().unwrap_or(0)
 }

@@ -9,6 +9,7 @@
 //! - Scalar operations come from [`levelfold::numerics`], but the tree above the blocks is its own: level by level, with no counter.
 
 mod copy;
+mod encode;
 mod fold;
 mod memory;
 mod scalar;
@@ -78,7 +79,7 @@ impl Backend for ReferenceBackend {
             poison: self.poison,
             tables: TableSet::new(),
             report: RunReport::for_plan(plan),
-            scratch: fold::scratch_bytes(plan),
+            scratch: fold::scratch_bytes(plan).max(encode::scratch_bytes(plan)),
             dying: dying(plan)?,
             plan: Arc::clone(plan),
         }))
@@ -110,6 +111,7 @@ impl Executable for ReferenceExecutable {
             let done = match &step.kind {
                 StepKind::Fold(fold) => fold::run(&self.plan, fold, &self.tables, &mut memory),
                 StepKind::Copy(copy) => copy::run(&self.plan, copy, &self.tables, &mut memory),
+                StepKind::Encode(encode) => encode::run(&self.plan, encode, &self.tables, &mut memory),
             };
             done.map_err(|error| error.at_level(StepId::new(index).to_string()))?;
             if let Some(poison) = self.poison {

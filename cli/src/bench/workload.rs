@@ -144,7 +144,7 @@ impl Workload {
         for level in &mut levels {
             level.reduce = size.reduce.clone();
         }
-        Ok(Hierarchy { leaves: leaves.rows(rows), levels })
+        Ok(Hierarchy { leaves: leaves.rows(rows), levels, top: None })
     }
 }
 

@@ -4,19 +4,23 @@
 //! the rows of all documents in one plan, so that the batches make no difference to a single bit.
 
 use super::request::{Request, TextLevel};
+use crate::params::Params;
 use crate::table::UnitTable;
 use crate::text::{Cut, Ids};
 use levelfold::numerics::Value;
 use levelfold::{
     Bindings, DType, Engine, Error, ErrorCode, Hierarchy, Leaves, Level, OnEmpty, Plan, Prepared, Segments, TensorView, TensorViewMut,
 };
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// Plans and runs, and counts what it did.
 pub(crate) struct Folder<'a> {
     pub(crate) engine: Engine,
-    pub(crate) request: &'a Request,
+    pub(crate) request: &'a Request<'a>,
     pub(crate) table: &'a UnitTable,
+    /// The file of the model's parameters.
+    pub(crate) params: Option<&'a Path>,
     pub(crate) totals: FoldTotals,
 }
 
@@ -72,12 +76,13 @@ impl Folder<'_> {
     /// # Errors
     /// What planning and running say; `overflow`.
     pub(crate) fn fold<T: Value>(&mut self, text: &str, cut: &Cut, held: u64, rows: &mut Rows<T>) -> Result<Folded, Error> {
-        let Request { unit, kept, features, .. } = *self.request;
-        let top = kept.top_of_batch();
+        let Request { unit, kept, features, model, .. } = *self.request;
+        let top = if model.is_some() { TextLevel::Document } else { kept.top_of_batch() };
         let keys = self.keys(cut);
         let table: Vec<T> = self.table.gather(keys)?;
         let began = Instant::now();
         let prepared = self.engine.prepare(&self.hierarchy::<T>(cut, keys.len(), top)?)?;
+        self.check_features(&prepared)?;
         self.totals.plan_time += began.elapsed();
         // Ids that are the text itself are there already.
         let shared = if cut.ids == Ids::Text { wide(text.len()) } else { 0 };
@@ -85,7 +90,8 @@ impl Folder<'_> {
         if needed > self.request.memory_limit {
             return Ok(Folded::TooLarge { needed });
         }
-        let names = [format!("{}.ids", unit.name()), format!("{}.table", unit.name())];
+        let names = self.names();
+        let params = Params::open(self.params, prepared.plan(), |name| name == names[1])?;
         let ids = match &cut.ids {
             Ids::Text => TensorView::from_column(text.as_bytes()),
             Ids::U8(ids) => TensorView::from_column(ids),
@@ -101,6 +107,9 @@ impl Folder<'_> {
                 rows.resize(product(count, features)?, T::from_f32(0.0));
                 bindings.bind_output(level.name(unit), TensorViewMut::from_slice(rows, [count, features])?);
             }
+        }
+        for (name, view) in params.views()? {
+            bindings.bind_input(name, view);
         }
         self.run(&prepared, bindings)?;
         Ok(Folded::Done { needed })
@@ -146,12 +155,16 @@ impl Folder<'_> {
     }
 
     fn hierarchy<T: Value>(&self, cut: &Cut, keys: usize, top: TextLevel) -> Result<Hierarchy, Error> {
-        let Request { unit, kept, reducers, features, .. } = *self.request;
+        let Request { unit, kept, reducers, features, model, .. } = *self.request;
         let ids = match &cut.ids {
             Ids::Text | Ids::U8(_) => DType::U8,
             Ids::U16(_) => DType::U16,
             Ids::U32(_) => DType::U32,
         };
+        if let Some(model) = model {
+            let [ids_name, table_name] = &self.names();
+            return model.hierarchy(cut, [ids_name, table_name], (ids, T::DTYPE), wide(keys), |level| kept.has(level));
+        }
         let leaves = Leaves::lookup(unit.name(), ids, T::DTYPE, wide(keys), wide(features)).rows(cut.units);
         let leaves = if kept.has(TextLevel::Unit) { leaves.keep() } else { leaves };
         let mut hierarchy = Hierarchy::new(leaves);
@@ -169,6 +182,26 @@ impl Folder<'_> {
             hierarchy = hierarchy.level(if kept.has(level) { built.keep() } else { built });
         }
         Ok(hierarchy)
+    }
+
+    /// What ids and table are bound as.
+    fn names(&self) -> [String; 2] {
+        let unit = self.request.unit.name();
+        [format!("{unit}.ids"), format!("{unit}.table")]
+    }
+
+    /// The file that is written has as many features at each level.
+    fn check_features(&self, prepared: &Prepared) -> Result<(), Error> {
+        let features = wide(self.request.features);
+        match prepared.plan().outputs().find(|(_, buffer)| buffer.features != features) {
+            None => Ok(()),
+            Some((_, buffer)) => Err(Error::new(
+                ErrorCode::Shape,
+                format!("the model gives {} features, and the table has {features}", buffer.features),
+            )
+            .at_level(&*buffer.name)
+            .help("levels that are kept, and documents, have as many features as the table: end their encoders with a linear map to that many")),
+        }
     }
 
     fn run<'a>(&mut self, prepared: &'a Prepared, bindings: Bindings<'a>) -> Result<(), Error> {

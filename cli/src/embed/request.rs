@@ -1,5 +1,6 @@
 //! What was asked for, once the command line is understood.
 
+use super::model::Model;
 use crate::text::Unit;
 use levelfold::error::suggestion;
 use levelfold::{Error, ErrorCode, Reducer};
@@ -120,6 +121,22 @@ impl Kept {
         Ok(Kept(kept))
     }
 
+    /// Those that a model has; one that it lacks is an error where it was asked for by name.
+    ///
+    /// # Errors
+    /// `unknown-name`.
+    pub(crate) fn in_model(self, model: &Model, by_name: bool, unit: Unit) -> Result<Self, Error> {
+        let mut kept = self;
+        for level in self.levels().filter(|level| *level != TextLevel::Corpus && !model.has(*level)) {
+            if by_name {
+                return Err(Error::new(ErrorCode::UnknownName, format!("the model has no level `{}`", level.name(unit)))
+                    .help("keep levels that the model has, or the corpus"));
+            }
+            kept.0[level.index()] = false;
+        }
+        Ok(kept)
+    }
+
     /// Whether this level is kept.
     pub(crate) fn has(self, level: TextLevel) -> bool {
         self.0[level.index()]
@@ -140,8 +157,8 @@ impl Kept {
 }
 
 /// What is to be done with the text.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Request {
+#[derive(Clone, Copy)]
+pub(crate) struct Request<'m> {
     /// What the leaves are.
     pub(crate) unit: Unit,
     /// Which levels the file will hold.
@@ -150,6 +167,8 @@ pub(crate) struct Request {
     pub(crate) reducers: [Reducer; 6],
     /// Features of a row.
     pub(crate) features: usize,
+    /// What runs, where it is not a plain fold of every level.
+    pub(crate) model: Option<&'m Model>,
     /// The most bytes to hold at once.
     pub(crate) memory_limit: u64,
 }

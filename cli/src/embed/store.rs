@@ -37,7 +37,7 @@ struct LevelStore {
 
 impl Store {
     /// Nothing yet. What does not fit the memory that tensors may wait in goes to files in `directory`.
-    pub(crate) fn new(request: &Request, directory: PathBuf) -> Self {
+    pub(crate) fn new(request: &Request<'_>, directory: PathBuf) -> Self {
         let part = |share: u64, most: usize| usize::try_from(request.memory_limit / share).unwrap_or(usize::MAX).min(most);
         let column = |pending| Column { spool: Spool::new(&directory, part(512, 4 << 20)), pending };
         let levels = request.kept.levels().map(|level| LevelStore {
@@ -98,7 +98,13 @@ impl Store {
     ///
     /// # Errors
     /// `file`; what [`Header::new`] says.
-    pub(crate) fn finish<T: Value>(self, mut output: Output, request: &Request, metadata: &[(&str, String)], ui: &Ui) -> CliResult<u64> {
+    pub(crate) fn finish<T: Value>(
+        self,
+        mut output: Output,
+        request: &Request<'_>,
+        metadata: &[(&str, String)],
+        ui: &Ui,
+    ) -> CliResult<u64> {
         let features = u64::try_from(request.features).unwrap_or(u64::MAX);
         let mut tensors: Vec<(Entry, SpooledData)> = Vec::new();
         for store in self.levels {

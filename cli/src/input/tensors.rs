@@ -5,10 +5,19 @@ use levelfold::error::suggestion;
 use levelfold::{DType, Error, ErrorCode};
 use safetensors::{Dtype, SafeTensors};
 
+/// Whether there is a tensor of this name.
+pub(super) fn holds(file: &[u8], tensor: &str) -> Result<bool, Error> {
+    Ok(parse(file)?.names().contains(&tensor))
+}
+
+fn parse(file: &[u8]) -> Result<SafeTensors<'_>, Error> {
+    SafeTensors::deserialize(file)
+        .map_err(|cause| Error::new(ErrorCode::File, format!("it is neither an .npy nor a valid .safetensors file: {cause}")))
+}
+
 /// Finds a tensor: the named one, else the only one, else the one called `fallback`.
 pub(super) fn read_header(file: &[u8], tensor: Option<&str>, fallback: &str) -> Result<Header, Error> {
-    let tensors = SafeTensors::deserialize(file)
-        .map_err(|cause| Error::new(ErrorCode::File, format!("it is neither an .npy nor a valid .safetensors file: {cause}")))?;
+    let tensors = parse(file)?;
     let mut names: Vec<&str> = tensors.names();
     names.sort_unstable();
     let wanted = match (tensor, names.as_slice()) {

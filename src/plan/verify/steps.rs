@@ -1,7 +1,8 @@
-//! The rules of steps, each for itself: folds (14–21) and copies (22–26).
+//! The rules of steps, each for itself: folds (14–21), copies (22–26, 34) and encoders (35–38).
 
-use super::super::{Copy, CopyKind, Fold, Load, Reduction, Stage};
+use super::super::{Copy, CopyKind, Encode, Fold, Load, Reduction, Stage};
 use super::*;
+use crate::encoder::{Shape, TableShape};
 
 /// Holds every step against its rules.
 pub(super) fn check(plan: &Plan, report: &mut Report) {
@@ -10,6 +11,7 @@ pub(super) fn check(plan: &Plan, report: &mut Report) {
         match &step.kind {
             StepKind::Fold(fold) => at.fold(fold),
             StepKind::Copy(copy) => at.copy(copy),
+            StepKind::Encode(encode) => at.encode(encode),
         }
     }
 }
@@ -186,7 +188,7 @@ impl At<'_> {
         let made = seen(self.plan, copy.write);
         let name = copy.what.name();
         let wanted = match copy.what {
-            CopyKind::Segments { .. } | CopyKind::Rows => Some(1),
+            CopyKind::Segments { .. } | CopyKind::Spread { .. } | CopyKind::Rows => Some(1),
             CopyKind::Gather => Some(2),
             CopyKind::Columns => None,
         };
@@ -196,6 +198,7 @@ impl At<'_> {
         }
         match (copy.what, copy.read.as_slice()) {
             (CopyKind::Segments { table }, reads) => self.contiguous(table, seen(self.plan, reads[0]), made),
+            (CopyKind::Spread { table }, reads) => self.spread(table, seen(self.plan, reads[0]), made),
             (CopyKind::Rows, _) => self.rows_alike(copy, made),
             (CopyKind::Gather, reads) => {
                 self.gather(reads[0], reads[1]);
@@ -239,6 +242,43 @@ impl At<'_> {
             ViewLayout::Packed { table: packed, order: Order::RowMajor | Order::FeatureMajor } => {
                 if packed != table {
                     self.error(format!("writes a view that is packed by {packed}, but copies by {table}"));
+                }
+            }
+        }
+    }
+
+    fn spread(&mut self, table: TableId, read: Seen, made: Seen) {
+        let Table { rows, total_rows, .. } = *self.plan.table(table);
+        if read.layout != ViewLayout::Rows || made.layout != ViewLayout::Rows {
+            self.error("spreads what is packed");
+        }
+        if (read.rows, made.rows) != (rows, total_rows) {
+            let message = format!("spreads {} rows into {} by {table}, which has {total_rows} of {rows} rows", read.rows, made.rows);
+            self.error(message);
+        }
+    }
+
+    fn encode(&mut self, encode: &Encode) {
+        let plan = self.plan;
+        for &&view in encode.encoding.operands().iter().chain([&&encode.write]) {
+            if seen(plan, view).layout != ViewLayout::Rows {
+                self.error(format!("encodes {view}, which is packed"));
+            }
+        }
+        let shape = |view: &ViewId| {
+            let Seen { rows, features, dtype, .. } = seen(plan, *view);
+            Shape { rows, features, dtype }
+        };
+        let table = |id: TableId| {
+            let Table { form, rows, longest, .. } = *plan.table(id);
+            TableShape { rows, is_partition: form == TableForm::Offsets, longest }
+        };
+        match encode.encoding.shape(shape, table) {
+            Err(error) => self.error(error.message()),
+            Ok(made) => {
+                let written = shape(&encode.write);
+                if made != written {
+                    self.error(format!("makes {made}, but {} sees {written}", encode.write));
                 }
             }
         }

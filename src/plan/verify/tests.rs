@@ -41,7 +41,7 @@ fn plan(opt: OptLevel) -> Plan {
 fn fold(plan: &mut Plan, step: usize) -> &mut Fold {
     match &mut plan.steps[step].kind {
         StepKind::Fold(fold) => fold,
-        StepKind::Copy(_) => panic!("step {step} is a copy"),
+        StepKind::Copy(_) | StepKind::Encode(_) => panic!("step {step} is no fold"),
     }
 }
 
@@ -50,7 +50,7 @@ fn reduction(plan: &mut Plan, reducer: Reducer) -> &mut Reduction {
         .iter_mut()
         .flat_map(|step| match &mut step.kind {
             StepKind::Fold(fold) => fold.stages.iter_mut().flat_map(|stage| stage.reductions.iter_mut()).collect(),
-            StepKind::Copy(_) => Vec::new(),
+            StepKind::Copy(_) | StepKind::Encode(_) => Vec::new(),
         })
         .find(|reduction| reduction.reducer == reducer)
         .expect("such a reduction")
@@ -59,7 +59,7 @@ fn reduction(plan: &mut Plan, reducer: Reducer) -> &mut Reduction {
 fn copy(plan: &mut Plan, what: impl Fn(CopyKind) -> bool) -> &mut Copy {
     let mut copies = plan.steps.iter_mut().filter_map(|step| match &mut step.kind {
         StepKind::Copy(copy) => Some(copy),
-        StepKind::Fold(_) => None,
+        StepKind::Fold(_) | StepKind::Encode(_) => None,
     });
     copies.find(|copy| what(copy.what)).expect("such a copy")
 }

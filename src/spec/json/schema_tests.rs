@@ -3,12 +3,31 @@
 use super::*;
 use serde_json::Value;
 
-const EXAMPLES: [&str; 4] = [
+const EXAMPLES: [&str; 6] = [
     include_str!("../../../docs/examples/text.json"),
     include_str!("../../../docs/examples/lookup.json"),
     include_str!("../../../docs/examples/bound.json"),
     include_str!("../../../docs/examples/protein.json"),
+    include_str!("../../../docs/examples/transformer.json"),
+    EVERY_ENCODER,
 ];
+
+/// Each encoder with each of its options.
+const EVERY_ENCODER: &str = r#"{
+  "leaves": { "name": "a", "dtype": "f32", "features": 4, "encode": "sinusoidal" },
+  "levels": [{ "name": "b", "segments": { "lengths": [2, 1] }, "reduce": "sum", "encode": [
+    "layer-norm", "rms-norm", "gelu-tanh", { "scale": 0.5 }, { "cast": "f64" },
+    { "linear": { "params": "l", "features": 6, "bias": false } },
+    { "layer-norm": { "params": "n", "eps": 0.001, "bias": false } },
+    { "rms-norm": { "params": "r", "eps": 0.001 } },
+    { "residual": ["relu", { "learned": { "params": "p", "rows": 9 } }] },
+    { "concat": [["tanh"], []] },
+    { "sinusoidal": { "base": 100 } },
+    { "attention": { "params": "a", "heads": 2, "causal": true, "rotary": true } },
+    { "convolution": { "params": "c", "width": 3, "bias": false, "causal": true } },
+    { "transformer": { "params": "t", "layers": 2, "heads": 2, "feed_forward": 8, "activation": "silu", "norm": "pre", "final_norm": true, "causal": true, "rotary": 100.0, "eps": 0.001 } }
+  ] }]
+}"#;
 
 /// The part of JSON Schema that the schema uses; a keyword that is not in it fails the test.
 fn valid(schema: &Value, value: &Value, root: &Value) -> bool {

@@ -156,3 +156,138 @@ fn a_level_named_twice_names_both() {
         "levels": [{"name": "w", "segments": {"lengths": [1]}, "reduce": "sum"}, {"name": "w", "segments": {"lengths": [1]}, "reduce": "sum"}]}"#;
     assert_eq!(error_of(text), "w: levels[1].name: the name `w` is taken by levels[0]; give each level a name of its own [duplicate-name]");
 }
+
+const MODEL: &str = r#"{
+  "leaves": { "name": "char", "dtype": "f32", "features": 6, "encode": [ENCODE] },
+  "levels": [{ "name": "word", "segments": { "lengths": [2, 3] }, "reduce": "mean" }]
+}"#;
+
+fn told(encode: &str) -> String {
+    match Hierarchy::from_json(&MODEL.replace("ENCODE", encode)).and_then(|hierarchy| hierarchy.graph().map(drop)) {
+        Ok(()) => "fine".to_owned(),
+        Err(error) => error.to_string(),
+    }
+}
+
+#[test]
+fn mistakes_of_encoders_name_their_level_and_place() {
+    let mistakes = [
+        r#""gelo""#,
+        r#""transformer""#,
+        r#"{"gelu": {}}"#,
+        r#"{"transfomer": {"heads": 2}}"#,
+        r#"{"linear": {}}, {"linear": {"feature": 3}}"#,
+        r#"{"linear": {"features": 3}, "scale": 2}"#,
+        r#"7"#,
+        r#"{"transformer": {"heads": 4}}"#,
+        r#"{"transformer": {"heads": 2, "norm": "prae"}}"#,
+        r#"{"attention": {"heads": 6, "rotary": true}}"#,
+        r#""relu", {"residual": [{"linear": {"features": 5}}]}"#,
+        r#"{"learned": {"rows": 2}}"#,
+        r#"{"linear": {"params": "a", "features": 6}}, {"linear": {"params": "a", "features": 4}}"#,
+        r#"{"linear": {"params": "char", "features": 6}}, {"scale": 1e999}"#,
+        r#"{"concat": []}"#,
+        r#"{"sinusoidal": {"base": 0}}"#,
+        r#"{"linear": {"params": "a", "features": 6}}, {"linear": {"params": "a", "features": 6}}"#,
+    ];
+    let told: Vec<String> = mistakes.iter().map(|mistake| told(mistake)).collect();
+    insta::assert_snapshot!(told.join("\n"), @r#"
+    char: leaves.encode[0]: unknown encoder `gelo`; did you mean `gelu`? [unknown-word]
+    char: leaves.encode[0]: unknown encoder `transformer`; transformer has options: {"transformer": …} [unknown-word]
+    char: leaves.encode[0]: unknown encoder `gelu`; gelu has no options: say "gelu" [unknown-name]
+    char: leaves.encode[0]: unknown encoder `transfomer`; did you mean `transformer`? [unknown-name]
+    the spec has 3 errors [spec-invalid]
+      - char: leaves.encode[0].linear: the field `features` is missing [spec-invalid]
+      - char: leaves.encode[1].linear: unknown field `feature`; did you mean `features`? [unknown-name]
+      - char: leaves.encode[1].linear: the field `features` is missing [spec-invalid]
+    char: leaves.encode[0]: an encoder has one name; found linear and scale; an encoder is its name, or an object of one field: its name, with its options [spec-invalid]
+    char: leaves.encode: expected a list of encoders, found a list of whole numbers [spec-invalid]
+    char: encode[0].transformer: 6 features are not divided by 4 heads; use a number of heads that divides the features of the level [shape]
+    char: leaves.encode[0].transformer.norm: unknown place of norms `prae`; did you mean `pre`? [unknown-word]
+    char: encode[0].attention: rotate turns pairs inside heads of 1 of 12 columns of f32[5x18]; rotary positions need an even number of features a head [shape]
+    char: encode[1].residual: add takes rows of one shape and type, not f32[5x5] and f32[5x6]; what is added must have as many features as what it is added to [shape]
+    char: encode[0].learned: there are 2 learned positions, but a segment has 3 rows; use sinusoidal or rotary positions, or a table with a row for each position [shape]
+    char: encode[1].linear: the parameter `a.weight` is f32[6x6] elsewhere, and f32[4x6] here; parameters that share a name share their shape and type; give one of them another name [shape]
+    the spec is not valid JSON: number out of range at line 2 column 134 [spec-invalid]
+    char: leaves.encode[0].concat: expected a list of lists of encoders, found an empty list [spec-invalid]
+    char: encode[0].sinusoidal: the constant of sinusoid is 0.0; use a number above 0 [option]
+    fine
+    "#);
+}
+
+#[test]
+fn encoders_are_written_as_they_are_read() {
+    let text = MODEL.replace(
+        "ENCODE",
+        r#""relu", {"residual": ["layer-norm", {"linear": {"features": 6, "params": "x"}}]}, {"transformer": {"heads": 3, "layers": 2}}"#,
+    );
+    let hierarchy = Hierarchy::from_json(&text).unwrap();
+    let again = Hierarchy::from_json(&hierarchy.to_json()).unwrap();
+    assert_eq!(again, hierarchy);
+    assert_eq!(again.to_json(), hierarchy.to_json());
+    let names: Vec<String> = {
+        let graph = hierarchy.graph().unwrap();
+        let plan = crate::optimize::Planner::new(crate::backend::Target::new("test")).plan(graph).unwrap().plan;
+        plan.inputs().map(|(_, buffer)| format!("{} {}x{}", buffer.name, buffer.rows, buffer.features)).collect()
+    };
+    insta::assert_snapshot!(names.join("\n"), @"
+    char 5x6
+    char.encode.1.0.weight 1x6
+    char.encode.1.0.bias 1x6
+    x.weight 6x6
+    x.bias 1x6
+    char.encode.2.layers.0.self_attn.in_proj_weight 18x6
+    char.encode.2.layers.0.self_attn.in_proj_bias 1x18
+    char.encode.2.layers.0.self_attn.out_proj.weight 6x6
+    char.encode.2.layers.0.self_attn.out_proj.bias 1x6
+    char.encode.2.layers.0.norm1.weight 1x6
+    char.encode.2.layers.0.norm1.bias 1x6
+    char.encode.2.layers.0.linear1.weight 24x6
+    char.encode.2.layers.0.linear1.bias 1x24
+    char.encode.2.layers.0.linear2.weight 6x24
+    char.encode.2.layers.0.linear2.bias 1x6
+    char.encode.2.layers.0.norm2.weight 1x6
+    char.encode.2.layers.0.norm2.bias 1x6
+    char.encode.2.layers.1.self_attn.in_proj_weight 18x6
+    char.encode.2.layers.1.self_attn.in_proj_bias 1x18
+    char.encode.2.layers.1.self_attn.out_proj.weight 6x6
+    char.encode.2.layers.1.self_attn.out_proj.bias 1x6
+    char.encode.2.layers.1.norm1.weight 1x6
+    char.encode.2.layers.1.norm1.bias 1x6
+    char.encode.2.layers.1.linear1.weight 24x6
+    char.encode.2.layers.1.linear1.bias 1x24
+    char.encode.2.layers.1.linear2.weight 6x24
+    char.encode.2.layers.1.linear2.bias 1x6
+    char.encode.2.layers.1.norm2.weight 1x6
+    char.encode.2.layers.1.norm2.bias 1x6
+    ");
+}
+
+#[test]
+fn windows_get_a_row_for_each_occurrence_where_an_encoder_looks_along_them() {
+    let windows = |encode: &str| {
+        let text = format!(
+            r#"{{"leaves": {{"name": "char", "dtype": "f32", "features": 2, "encode": [{encode}], "keep": true}},
+                "levels": [{{"name": "window", "segments": {{"ranges": [[0, 3], [1, 4]], "rows": 4}}, "reduce": "sum", "encode": [{encode}]}}]}}"#
+        );
+        Hierarchy::from_json(&text).unwrap().graph().unwrap().to_string()
+    };
+    insta::assert_snapshot!(windows("\"sinusoidal\""), @"
+    table t0 window ranges 2 of 4 rows
+    table t1 window.occurrences offsets 2 of 6 rows
+    table t2 window.rows offsets 1 of 2 rows
+    n0 = input char : f32[4x2]
+    n1 = spread n0 by t0 : f32[6x2]
+    n2 = map n1 | sinusoid by t1 base=10000.0 : f32[6x2]
+    n3 = slice n2 by t1 : ragged f32[t1x2] row-major view
+    n4 = transpose n3 : ragged f32[t1x2] feature-major view
+    n5 = contiguous n4 : ragged f32[t1x2] feature-major packed
+    n6 = reduce.sum n5 : pieces f32[2x2]
+    n7 = stack n6 : stacked f32[2x2x1]
+    n8 = squeeze n7 : f32[2x2]
+    n9 = map n8 | sinusoid by t2 base=10000.0 : f32[2x2]
+    output char = n2
+    output window = n9
+    ");
+    assert!(!windows("\"relu\"").contains("spread"));
+}

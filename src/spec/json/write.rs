@@ -1,6 +1,7 @@
 //! Writing the JSON form.
 
 use super::super::{Hierarchy, LeafSource, Leaves, Level, LookupTable, SegmentSource};
+use super::encoders;
 use serde_json::json;
 
 impl Hierarchy {
@@ -33,6 +34,9 @@ fn leaves_to_json(leaves: &Leaves) -> Map {
     if let Some(rows) = leaves.rows {
         map.insert("rows".into(), json!(rows));
     }
+    if !leaves.encode.is_empty() {
+        map.insert("encode".into(), encoders::to_json(&leaves.encode));
+    }
     if leaves.keep {
         map.insert("keep".into(), json!(true));
     }
@@ -62,6 +66,9 @@ fn level_to_json(level: &Level) -> Map {
     }
     if let Some(dtype) = level.dtype {
         map.insert("dtype".into(), json!(dtype));
+    }
+    if !level.encode.is_empty() {
+        map.insert("encode".into(), encoders::to_json(&level.encode));
     }
     if level.keep {
         map.insert("keep".into(), json!(true));
