@@ -5,7 +5,7 @@
 //!
 //! Yes, if you pool rows into groups of any length (an embedding bag, a segment reduction, mean pooling over words and then sentences), want
 //! several levels at once, need the same bits every time, or want to see what a reduction costs before it runs. For one dense axis of a rectangular array, an
-//! array library will do. There are no encoders between levels and no gradients yet.
+//! array library will do. There are no gradients yet.
 //!
 //! # A tour
 //!
@@ -40,7 +40,7 @@
 //! # Further reading
 //!
 //! In the folder `docs` of the repository: `architecture.md` (modules and invariants), `plan-format.md` (how to read a plan), `passes.md` (what each
-//! does and refuses), `numerics.md` (order, rounding, error bound), `writing-a-backend.md`, `testing.md` and `design.md` (what was decided, and why).
+//! does and refuses), `numerics.md` (order, rounding, error bound), `encoders.md`, `writing-a-backend.md`, `testing.md` and `design.md` (what was decided, and why).
 pub mod backend;
 pub mod check;
 pub mod dtype;

@@ -99,6 +99,7 @@ fn graphs() -> Vec<(&'static str, LevelGraph)> {
                 .level(Level::new("family", lengths(&[4])).reduce(mean)))
         }),
         ("two-towers", two_towers()),
+        ("transformer", of(Hierarchy::from_json(include_str!("../docs/examples/transformer.json")).unwrap())),
     ]
 }
 
