@@ -35,8 +35,8 @@ pub fn replay(plan: &Plan, graph: &LevelGraph) -> Result<()> {
             StepKind::Fold(fold) => run_fold(plan, fold, &mut memory, &mut terms),
             StepKind::Encode(encode) => {
                 let read = encode.encoding.try_map(|view| memory.read(*view, &mut terms), Ok);
-                let features = plan.view(encode.write).features;
-                let term = read.map(|encoding| terms.encode(&encoding, &term::PlanTables(plan), features));
+                let (features, dtype) = (plan.view(encode.write).features, plan.buffer_of(*encode.encoding.kernel.rows()).dtype);
+                let term = read.map(|encoding| terms.encode(&encoding, &term::PlanTables(plan), features, dtype));
                 term.map(|term| memory.write(encode.write, term))
             }
             StepKind::Copy(copy) => {
@@ -130,7 +130,8 @@ fn graph_terms(graph: &LevelGraph, terms: &mut Terms) -> Result<Wanted> {
             Op::Encode(encoding) => {
                 let encoding = encoding.try_map(|number| operand(widen(*number)), Ok)?;
                 let features = graph.value_type(Value { node, port: 0 }).features();
-                vec![terms.encode(&encoding, &term::GraphTables(graph), features)]
+                let dtype = operands.first().map_or(crate::dtype::DType::F32, |rows| graph.value_type(*rows).dtype());
+                vec![terms.encode(&encoding, &term::GraphTables(graph), features, dtype)]
             }
             Op::Concat { .. } => {
                 let parts: Result<Vec<TermId>> = (0..operands.len()).map(operand).collect();

@@ -13,6 +13,7 @@ mod fuse_levels;
 mod fuse_rowwise;
 mod fuse_siblings;
 mod fuse_transpose_reduce;
+mod hoist_linear;
 mod place_concat;
 mod share_tables;
 #[cfg(test)]
@@ -27,6 +28,7 @@ pub use fuse_levels::FuseLevels;
 pub use fuse_rowwise::FuseRowwise;
 pub use fuse_siblings::FuseSiblings;
 pub use fuse_transpose_reduce::FuseTransposeReduce;
+pub use hoist_linear::HoistLinear;
 pub use place_concat::PlaceConcat;
 pub use share_tables::ShareTables;
 
@@ -132,6 +134,7 @@ impl Pipeline {
             passes.push(Box::new(FuseTransposeReduce));
             passes.push(Box::new(FuseSiblings));
             passes.push(Box::new(CollapseLevels { exactness }));
+            passes.push(Box::new(HoistLinear { exactness }));
             passes.push(Box::new(FuseGather));
             passes.push(Box::new(FuseLevels));
             passes.push(Box::new(FuseRowwise));

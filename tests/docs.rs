@@ -7,7 +7,7 @@ use levelfold::graph::{GraphBuilder, LevelGraph, Reduce};
 use levelfold::numerics::error_bound;
 use levelfold::optimize::{
     CollapseLevels, Decision, DropUnused, EliminateIdentity, Exactness, FuseGather, FuseLevels, FuseRowwise, FuseSiblings,
-    FuseTransposeReduce, NoObserver, Pass, Pipeline, PlaceConcat, Planner, ShareTables,
+    FuseTransposeReduce, HoistLinear, NoObserver, Pass, Pipeline, PlaceConcat, Planner, ShareTables,
 };
 use levelfold::{DType, Hierarchy, Leaves, Level, Plan, Reducer, Segments};
 use std::path::{Path, PathBuf};
@@ -103,6 +103,17 @@ fn one_of_two() -> LevelGraph {
     b.finish().unwrap()
 }
 
+fn projected() -> LevelGraph {
+    let mut b = GraphBuilder::new();
+    let x = b.input("char", DType::F32, 3, 4).unwrap();
+    let table = b.table("word", &lengths(&[2, 1])).unwrap();
+    let weight = b.param("w", DType::F32, 2, 4).unwrap();
+    let y = b.linear(x, weight, None).unwrap();
+    let y = b.fold(y, table, Reduce::new(Reducer::Mean)).unwrap();
+    b.output("word", y).unwrap();
+    b.finish().unwrap()
+}
+
 fn feed_forward() -> LevelGraph {
     let mut b = GraphBuilder::new();
     let x = b.input("char", DType::F32, 3, 4).unwrap();
@@ -128,6 +139,7 @@ fn passes_do_what_their_page_shows() {
         shown(Vec::new(), &FuseTransposeReduce, text(&[word])),
         shown(folds(), &FuseSiblings, text(&[both])),
         shown(folds(), &collapse, text(&[max("word", &[2, 1]), max("sentence", &[2])])),
+        shown(folds(), &HoistLinear { exactness: Exactness::Reassociates }, projected()),
         shown(folds(), &FuseGather, lookup.graph().unwrap()),
         shown(folds(), &FuseLevels, text(&[word, ("sentence", &[2], &[Reducer::Mean])])),
         shown(Vec::new(), &FuseRowwise, feed_forward()),

@@ -39,7 +39,9 @@ enum Term {
         table: usize,
     },
     /// A kernel, its tables by the numbers of their contents.
-    Kernel(Kernel<TermId>),
+    ///
+    /// Its type is that of the rows that it takes.
+    Kernel(Kernel<TermId>, DType),
     /// An operation on the rows of another term, its tables by the numbers of their contents.
     Row(RowOp<TermId>, TermId),
 }
@@ -131,7 +133,7 @@ impl Terms {
             .iter()
             .flat_map(|part| match &self.terms[part.0] {
                 Term::Concat(inner) => inner.clone(),
-                Term::Input(_) | Term::Gather { .. } | Term::Fold { .. } | Term::Spread { .. } | Term::Kernel(_) | Term::Row(..) => {
+                Term::Input(_) | Term::Gather { .. } | Term::Fold { .. } | Term::Spread { .. } | Term::Kernel(..) | Term::Row(..) => {
                     vec![*part]
                 }
             })
@@ -162,6 +164,9 @@ impl Terms {
             let inner = self.fold(rows, tables, lower, how, None)?;
             return self.fold(inner, tables, upper, how, None);
         }
+        if let Some(term) = self.hoisted(rows, tables, table, how, weights)? {
+            return Ok(term);
+        }
         let number = self.table_number(&facts);
         let on_empty = (facts.empty > 0).then(|| {
             let value = how.on_empty.value().unwrap_or(f64::NAN);
@@ -169,6 +174,21 @@ impl Terms {
         });
         let name = format!("segments {number}").into();
         Ok(self.intern(Term::Fold { rows, table: facts.hash, name, reducer: how.reducer, weights, on_empty, dtype: how.dtype }))
+    }
+
+    /// A sum or mean of matrix products, as the product of the sum or mean: both are one term where the pass that exchanges them may.
+    fn hoisted(&mut self, rows: TermId, tables: &dyn Tables, table: TableId, how: How, weights: Option<TermId>) -> Result<Option<TermId>> {
+        let Term::Kernel(Kernel::MatMul { rows: below, weight, bias }, dtype) = self.terms[rows.0] else { return Ok(None) };
+        let exchanges = match how.reducer {
+            Reducer::Mean => true,
+            Reducer::Sum => bias.is_none(),
+            Reducer::Max | Reducer::Min | Reducer::Prod => false,
+        };
+        if !exchanges || how.dtype != dtype || tables.facts(table).empty > 0 || below == self.nothing() {
+            return Ok(None);
+        }
+        let rows = self.fold(below, tables, table, how, weights)?;
+        Ok(Some(self.intern(Term::Kernel(Kernel::MatMul { rows, weight, bias }, dtype))))
     }
 
     fn table_number(&mut self, facts: &TableFacts) -> usize {
@@ -189,7 +209,7 @@ impl Terms {
     }
 
     /// What an encoding makes: each operation behind its kernel is a term of its own, so that fused and unfused ones are equal.
-    pub(super) fn encode(&mut self, encoding: &Encoding<TermId>, tables: &dyn Tables, features: u64) -> TermId {
+    pub(super) fn encode(&mut self, encoding: &Encoding<TermId>, tables: &dyn Tables, features: u64, dtype: DType) -> TermId {
         if features == 0 {
             return self.nothing();
         }
@@ -203,7 +223,7 @@ impl Terms {
         };
         let rows = match kernel {
             Kernel::Map { rows } => rows,
-            kernel @ (Kernel::MatMul { .. } | Kernel::Attend { .. } | Kernel::Convolve { .. }) => self.intern(Term::Kernel(kernel)),
+            kernel @ (Kernel::MatMul { .. } | Kernel::Attend { .. } | Kernel::Convolve { .. }) => self.intern(Term::Kernel(kernel, dtype)),
         };
         ops.into_iter().fold(rows, |rows, op| self.intern(Term::Row(op, rows)))
     }
@@ -218,7 +238,7 @@ impl Terms {
                 format!("({})", parts.join(" | "))
             }
             Term::Spread { rows, table } => format!("{} spread over segments {table}", self.describe(*rows)),
-            Term::Kernel(kernel) => {
+            Term::Kernel(kernel, _) => {
                 let operands: Vec<String> = kernel.operands().into_iter().map(|operand| self.describe(*operand)).collect();
                 format!("{}({}){}", kernel.name(), operands.join(", "), kernel.details())
             }

@@ -76,6 +76,8 @@ pub enum Refusal {
     RoundsBetween,
     /// Weights stand in between.
     Weighted,
+    /// A sum would add the bias once for each row.
+    AddsBias,
     /// A part of a concat cannot be written in place.
     CannotBePlaced(&'static str),
 }
@@ -97,6 +99,7 @@ impl fmt::Display for Refusal {
             Refusal::ReducersDiffer => f.write_str("the reducers of the two levels do not combine"),
             Refusal::RoundsBetween => f.write_str("the level between is rounded to a type of its own"),
             Refusal::Weighted => f.write_str("weights stand in between"),
+            Refusal::AddsBias => f.write_str("the sum adds its bias once for each row"),
             Refusal::CannotBePlaced(reason) => f.write_str(reason),
         }
     }
@@ -207,6 +210,26 @@ pub enum Decision {
         /// Why.
         reason: Refusal,
     },
+    /// hoist-linear: a matrix product is taken of what a fold makes, and not of what it reads.
+    Hoisted {
+        /// The product.
+        product: Names,
+        /// The fold.
+        fold: Names,
+        /// Rows that it was taken of.
+        rows: u64,
+        /// Rows that it is taken of now.
+        segments: u64,
+    },
+    /// hoist-linear: a matrix product stays below its fold.
+    RefusedHoist {
+        /// The product.
+        product: Names,
+        /// The fold.
+        fold: Names,
+        /// Why.
+        reason: Refusal,
+    },
     /// fuse-rowwise: operations on single rows join the encoder before them.
     FusedRowwise {
         /// The operations.
@@ -262,6 +285,7 @@ impl Decision {
             | Decision::RefusedSiblings { .. }
             | Decision::RefusedLevels { .. }
             | Decision::RefusedCollapse { .. }
+            | Decision::RefusedHoist { .. }
             | Decision::RefusedRowwise { .. }
             | Decision::RefusedConcat { .. } => true,
             Decision::SharedTable { .. }
@@ -271,6 +295,7 @@ impl Decision {
             | Decision::FusedSiblings { .. }
             | Decision::FusedLevels { .. }
             | Decision::Collapsed { .. }
+            | Decision::Hoisted { .. }
             | Decision::FusedRowwise { .. }
             | Decision::PlacedConcat { .. }
             | Decision::TrimmedFold { .. }
@@ -288,6 +313,7 @@ impl Decision {
             Decision::FusedSiblings { .. } | Decision::RefusedSiblings { .. } => "fuse-siblings",
             Decision::FusedLevels { .. } | Decision::RefusedLevels { .. } => "fuse-levels",
             Decision::Collapsed { .. } | Decision::RefusedCollapse { .. } => "collapse-levels",
+            Decision::Hoisted { .. } | Decision::RefusedHoist { .. } => "hoist-linear",
             Decision::FusedRowwise { .. } | Decision::RefusedRowwise { .. } => "fuse-rowwise",
             Decision::PlacedConcat { .. } | Decision::RefusedConcat { .. } => "place-concat",
             Decision::TrimmedFold { .. } | Decision::DroppedUnused { .. } => "drop-unused",
@@ -319,6 +345,10 @@ impl fmt::Display for Decision {
             Decision::RefusedLevels { lower, upper, reason } => write!(f, "{lower} and {upper} stay two steps: {reason}"),
             Decision::Collapsed { lower, upper, rows } => write!(f, "{lower} and {upper} are one level: {rows} rows never made"),
             Decision::RefusedCollapse { lower, upper, reason } => write!(f, "{lower} and {upper} stay two levels: {reason}"),
+            Decision::Hoisted { product, fold, rows, segments } => {
+                write!(f, "{product} is taken of {fold}: of {segments} rows, not of {rows}")
+            }
+            Decision::RefusedHoist { product, fold, reason } => write!(f, "{product} stays below {fold}: {reason}"),
             Decision::FusedRowwise { ops, into, bytes } => {
                 write!(f, "{ops} follows {into} row by row: {bytes} B not written, and not read again")
             }

@@ -463,6 +463,48 @@ fn drop_unused() {
 }
 
 #[test]
+fn hoist_linear() {
+    let build = |reducer: Reducer, bias: bool, words: &[u64]| {
+        let mut b = GraphBuilder::new();
+        let x = b.input("x", DType::F32, 3, 4).unwrap();
+        let word = b.table("word", &lengths(words)).unwrap();
+        let weight = b.param("w", DType::F32, 2, 4).unwrap();
+        let bias = if bias { Some(b.param("b", DType::F32, 1, 2).unwrap()) } else { None };
+        let y = b.linear(x, weight, bias).unwrap();
+        let y = b.fold(y, word, Reduce::new(reducer).on_empty(OnEmpty::Zero)).unwrap();
+        b.output("word", y).unwrap();
+        b.finish().unwrap()
+    };
+    let may = HoistLinear { exactness: Exactness::Reassociates };
+    insta::assert_snapshot!(folded(may, build(Reducer::Mean, true, &[2, 1])), @"
+    table t0 word offsets 2 of 3 rows
+    n0 = input x : f32[3x4]
+    n1 = param w : f32[2x4]
+    n2 = param b : f32[1x2]
+    n4 = fold n0 | mean empty=zero by t0 : f32[2x4]
+    n5 = matmul n4, n1, n2 : f32[2x2]
+    output word = n5
+    hoist-linear          done  x.linear is taken of word: of 2 rows, not of 3
+    ");
+    let decided = |pass: HoistLinear, graph| folded(pass, graph).lines().last().unwrap().to_owned();
+    let exact = HoistLinear { exactness: Exactness::BitExact };
+    let told = [
+        decided(may, build(Reducer::Sum, false, &[2, 1])),
+        decided(may, build(Reducer::Sum, true, &[2, 1])),
+        decided(may, build(Reducer::Mean, true, &[2, 0, 1])),
+        decided(exact, build(Reducer::Mean, true, &[2, 1])),
+        decided(may, build(Reducer::Max, false, &[2, 1])),
+    ];
+    insta::assert_snapshot!(told.join("\n"), @"
+    hoist-linear          done  x.linear is taken of word: of 2 rows, not of 3
+    hoist-linear          kept  x.linear stays below word: the sum adds its bias once for each row
+    hoist-linear          kept  x.linear stays below word: the lower level has empty segments
+    hoist-linear          kept  x.linear stays below word: it would change how sums are bracketed (allowed at -O2)
+    output word = n9
+    ");
+}
+
+#[test]
 fn fuse_rowwise() {
     let mut b = GraphBuilder::new();
     let x = b.input("x", DType::F32, 3, 4).unwrap();
@@ -519,7 +561,7 @@ fn the_default_plan_of_text_is_one_step_without_a_copy() {
 
 #[test]
 fn passes_have_the_names_of_their_files_and_can_be_left_out() {
-    insta::assert_snapshot!(Pipeline::new(OptLevel::O2).names().join(" "), @"share-tables eliminate-identity fuse-transpose-reduce fuse-siblings collapse-levels fuse-gather fuse-levels fuse-rowwise place-concat drop-unused");
+    insta::assert_snapshot!(Pipeline::new(OptLevel::O2).names().join(" "), @"share-tables eliminate-identity fuse-transpose-reduce fuse-siblings collapse-levels hoist-linear fuse-gather fuse-levels fuse-rowwise place-concat drop-unused");
     let without = Pipeline::new(OptLevel::O1).without("fuse-levels").unwrap();
     assert!(!without.names().contains(&"fuse-levels"));
     insta::assert_snapshot!(Pipeline::new(OptLevel::O1).without("fuse-level").err().unwrap(), @"there is no pass `fuse-level`; did you mean `fuse-levels`? [unknown-name]");

@@ -274,6 +274,29 @@ pub(super) fn levels() -> Vec<Case> {
             .values(Fill::Factors),
         );
         cases.push(
+            Case::build(format!("encoded-levels/product-then-fold/{dtype}"), |graph| {
+                let x = graph.input("x", dtype, 73, 5)?;
+                let table = graph.table("t", &lengths(&[1, 32, 40]))?;
+                let weights = graph.weights("heavy", dtype, 73)?;
+                for (name, reducer, weighted) in [
+                    ("mean", Reducer::Mean, false),
+                    ("sum", Reducer::Sum, false),
+                    ("weighted", Reducer::Mean, true),
+                    ("max", Reducer::Max, false),
+                ] {
+                    let weight = graph.param(&format!("{name}.w"), dtype, 3, 5)?;
+                    let bias = if name == "mean" { Some(row(graph, "bias", dtype, 3)?) } else { None };
+                    let y = graph.linear(x, weight, bias)?;
+                    let how = if weighted { Reduce::new(reducer).weights(weights) } else { Reduce::new(reducer) };
+                    let y = graph.fold(y, table, how)?;
+                    graph.output(name, y)?;
+                }
+                Ok(())
+            })
+            .values(Fill::Factors)
+            .fill("heavy", Fill::Positive),
+        );
+        cases.push(
             Case::build(format!("encoded-levels/side-by-side/{dtype}"), |graph| {
                 let x = graph.input("x", dtype, 21, 5)?;
                 let (a, b) = (graph.param("a", dtype, 3, 5)?, graph.param("b", dtype, 4, 5)?);
