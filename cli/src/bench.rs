@@ -4,59 +4,69 @@
 //! varies, and memory's bandwidth is measured again before every sample: a machine that slows down slows all of them, and none finds its
 //! data in caches that the one before has warmed.
 
-mod bandwidth;
+pub(crate) mod bandwidth;
+pub(crate) mod case;
+mod chart;
+mod compare;
 mod contender;
+mod export;
 mod oracle;
+mod paced;
 mod process;
 mod random;
 mod report;
-mod stats;
-mod workload;
+pub(crate) mod stats;
+mod trial;
+pub(crate) mod workload;
 mod yardstick;
 
 use crate::backends::BackendName;
-use crate::execute::Input;
-use crate::failure::{CliResult, Failure};
+use crate::failure::{CliResult, Failure, file_error};
 use crate::input::{BIND_HELP, Bind};
-use crate::memory::Tensor;
 use crate::options::ByteSize;
-use crate::spec_file::{Loaded, read_spec};
 use crate::ui::Ui;
-use bandwidth::{Bandwidth, Stream};
-use contender::{Config, Contender};
+use bandwidth::Stream;
+use case::{Case, Order};
+use contender::Config;
 use levelfold::backend::Backend;
-use levelfold::optimize::Planner;
-use levelfold::{DType, Engine, EngineOptions, Error, ErrorCode, Hierarchy, OptLevel, Reducer};
-use process::HighWater;
-use report::{Report, RowFacts};
-use stats::Samples;
-use std::path::PathBuf;
-use workload::{Size, Workload};
-use yardstick::{Verdict, Yardstick, different_elements};
+use levelfold::{DType, Error, ErrorCode, OptLevel, Reducer};
+use report::{Bench, Machine, Report, Subject};
+use std::path::{Path, PathBuf};
+use trial::{Material, Trial};
+use workload::{Keep, Size, Workload};
 
 /// Measures backends and optimization levels against each other, and checks every result
 ///
-/// Without a spec it measures a workload made from a seed. A result that is not the reference backend's, bit for bit, fails the command:
+/// Without a spec it measures workloads made from a seed. A result that is not the reference backend's, bit for bit, fails the command:
 /// at -O0 and -O1 that of the literal program, at -O2 that of the same plan, whose elements must then keep the error bound against f64 as
 /// well. The reference backend is slow; a workload that it would take too long over is checked on a smaller copy, and the output says so.
+///
+/// The floor of a row is the least time for its result: needed input bytes at the read bandwidth, output bytes at the write bandwidth that
+/// memory gave in the same run.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
   levelfold bench --workload text --threads 2
-  levelfold bench --workload skewed --backends cpu,reference --opt 0,1
+  levelfold bench --workload skewed,flat,ones --backends cpu,reference --opt 0,1 --svg chart.svg
   levelfold bench --workload text --dtype bf16 --reduce mean,max --rounds 31 --json > bench.json
+  levelfold bench --workload text --dtype bf16 --reduce mean,max --rounds 31 --compare bench.json
+  levelfold bench --workload text --levels 1 --features 256 --export words && levelfold bench --data words
   levelfold bench docs/examples/text.json --threads 1")]
 pub(crate) struct BenchArgs {
     /// A spec to measure; inputs that are not bound are filled from the seed
-    #[arg(value_name = "SPEC.json", conflicts_with_all = ["workload", "rows", "features", "dtype", "reduce"])]
+    #[arg(value_name = "SPEC.json", conflicts_with_all = ["workload", "rows", "features", "dtype", "reduce", "levels", "keep", "layout", "data", "export"])]
     spec: Option<PathBuf>,
 
     #[arg(long, value_name = "NAME[:FORM]=FILE[:TENSOR]", help = BIND_HELP, requires = "spec")]
     bind: Vec<Bind>,
 
-    /// What to measure
-    #[arg(long, value_enum, default_value_t = Workload::Text, value_name = "NAME")]
-    workload: Workload,
+    /// A folder that --export wrote, to measure what is in it
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["workload", "rows", "features", "dtype", "reduce", "levels", "keep", "layout", "export"])]
+    data: Option<PathBuf>,
+
+    /// What to measure; several are separated by commas
+    #[arg(long, value_enum, default_value = "text", value_delimiter = ',', value_name = "NAME")]
+    workload: Vec<Workload>,
 
     /// Leaf rows of the workload [default: 1048576; wide: 65536, tiny: 2000]
     #[arg(long, alias = "size", value_name = "N")]
@@ -70,13 +80,29 @@ pub(crate) struct BenchArgs {
     #[arg(long, default_value = "f32", value_name = "DTYPE")]
     dtype: DType,
 
-    /// The reducers of the workload's levels, separated by commas: several are read side by side
-    #[arg(long, default_value = "mean", value_delimiter = ',', value_name = "NAME")]
+    /// The reducers of the workload's levels, separated by commas: several are read side by side [default: mean; lookup-coarse: sum]
+    #[arg(long, value_delimiter = ',', value_name = "NAME")]
     reduce: Vec<Reducer>,
+
+    /// Only the lowest levels of the workload
+    #[arg(long, value_name = "N")]
+    levels: Option<usize>,
+
+    /// Which levels of the workload are kept: default, all, top, or names separated by commas; the top one always is
+    #[arg(long, default_value = "default", value_delimiter = ',', value_name = "LEVELS")]
+    keep: Vec<String>,
+
+    /// How the workload's values lie in memory
+    #[arg(long, value_enum, default_value_t = Order::RowMajor, value_name = "ORDER")]
+    layout: Order,
 
     /// Where lengths and values come from: the same number, the same data
     #[arg(long, default_value_t = 1, value_name = "N")]
     seed: u64,
+
+    /// Writes the workload into a folder, for other programs and for --data, and measures nothing
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["json", "markdown", "svg", "compare", "paced"])]
+    export: Option<PathBuf>,
 
     /// Which backends, separated by commas
     #[arg(long, value_enum, default_value = "cpu", value_delimiter = ',', hide_possible_values = true, value_name = "NAME")]
@@ -102,7 +128,7 @@ pub(crate) struct BenchArgs {
     #[arg(long, default_value_t = 15, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     rounds: u32,
 
-    /// The most time for samples, shared equally: a contender that has used its share gets no more, but 3 at least
+    /// The most time for a workload's samples, shared equally: a contender that has used its share gets no more, but 3 at least
     #[arg(long, default_value_t = 15.0, value_name = "SECONDS")]
     seconds: f64,
 
@@ -110,17 +136,26 @@ pub(crate) struct BenchArgs {
     #[arg(long, value_name = "BYTES")]
     stream_bytes: Option<ByteSize>,
 
+    /// Waits for a line on stdin before every round, and prints a JSON line for it: so another program interleaves its own rounds
+    #[arg(long, conflicts_with_all = ["json", "markdown", "svg", "compare"])]
+    paced: bool,
+
     /// Prints JSON
     #[arg(long, conflicts_with = "markdown")]
     json: bool,
 
-    /// Prints a table in Markdown
+    /// Prints tables in Markdown
     #[arg(long)]
     markdown: bool,
-}
 
-/// Samples that every contender gets, however slow it is.
-const LEAST_SAMPLES: usize = 3;
+    /// Draws the shares of the floor into this file as well
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
+
+    /// Compares with what --json printed earlier, and exits 1 where a row became slower by more than both vary
+    #[arg(long, value_name = "OLD.json")]
+    compare: Option<PathBuf>,
+}
 
 /// Fewer samples than this are remarked upon.
 const FEW_SAMPLES: u32 = 10;
@@ -130,18 +165,34 @@ const MOST_CHECKED: u64 = 1 << 27;
 
 pub(crate) fn run(args: BenchArgs, ui: &Ui) -> CliResult {
     let threads = args.threads;
-    let report = Bench { open: &|backend| backend.open(threads), most_checked: MOST_CHECKED, ui, args: &args }.run()?;
-    if args.json {
-        ui.print_json(&report)
-    } else if args.markdown {
-        ui.print(report.markdown())
-    } else {
-        ui.print(report.text())
+    let session = Session { open: &|backend| backend.open(threads), most_checked: MOST_CHECKED, ui, args: &args };
+    if let Some(folder) = &args.export {
+        return session.export(folder);
     }
+    if args.paced {
+        return session.paced();
+    }
+    // What cannot be compared is refused before minutes are spent on measuring.
+    let old = args.compare.as_deref().map(|path| session.older(path)).transpose()?;
+    let mut report = session.run()?;
+    if let (Some(old), Some(path)) = (&old, &args.compare) {
+        report.comparison = Some(compare::compare(old, &report, path)?);
+    }
+    if let Some(path) = &args.svg {
+        std::fs::write(path, chart::draw(&report)).map_err(|cause| file_error("write", path, cause))?;
+    }
+    if args.json {
+        ui.print_json(&report)?;
+    } else if args.markdown {
+        ui.print(report.markdown())?;
+    } else {
+        ui.print(report.text())?;
+    }
+    if report.comparison.is_some_and(|comparison| comparison.has_regressed()) { Err(Failure::Verdict) } else { Ok(()) }
 }
 
-/// One benchmark.
-struct Bench<'a> {
+/// One call of the command.
+struct Session<'a> {
     args: &'a BenchArgs,
     ui: &'a Ui,
     /// Opens a backend by its name.
@@ -150,52 +201,19 @@ struct Bench<'a> {
     most_checked: u64,
 }
 
-/// A hierarchy and all of its data.
-struct Case {
-    loaded: Loaded,
-    made: Vec<Tensor>,
-}
-
-impl Case {
-    /// Inputs that nobody gave are made from the seed.
-    fn new(loaded: Loaded, seed: u64) -> Result<Self, Error> {
-        // Inputs are the same for every target, so any plan names them.
-        let plan = Planner::new(BackendName::Reference.target()?).opt(OptLevel::O0).plan(loaded.hierarchy.graph()?)?.plan;
-        let given: Vec<&str> = loaded.inputs.iter().map(|(name, _)| name.as_str()).collect();
-        let made = workload::data(&loaded.hierarchy, &plan, &given, seed)?;
-        Ok(Case { loaded, made })
-    }
-
-    fn of_workload(workload: Workload, size: &Size) -> Result<Self, Error> {
-        Case::new(Loaded { hierarchy: workload.hierarchy(size)?, inputs: Vec::new() }, size.seed)
-    }
-
-    fn hierarchy(&self) -> &Hierarchy {
-        &self.loaded.hierarchy
-    }
-
-    fn inputs(&self) -> Result<Vec<Input<'_>>, Error> {
-        let mut inputs: Vec<Input<'_>> = Vec::new();
-        for (name, file) in &self.loaded.inputs {
-            inputs.push((name, file.view()?));
-        }
-        for tensor in &self.made {
-            inputs.push((&tensor.name, tensor.view()?));
-        }
-        Ok(inputs)
-    }
-}
-
 impl BenchArgs {
-    fn size(&self) -> Result<Size, Error> {
+    fn size(&self, workload: Workload) -> Result<Size, Error> {
         if !self.dtype.is_float() {
             return Err(Error::new(ErrorCode::DType, format!("values cannot be {}", self.dtype)).help("values are f32, f64, f16 or bf16"));
         }
         Ok(Size {
-            rows: self.rows.unwrap_or(self.workload.rows()),
-            features: self.features.unwrap_or(self.workload.features()),
+            rows: self.rows.unwrap_or(workload.rows()),
+            features: self.features.unwrap_or(workload.features()),
             dtype: self.dtype,
-            reduce: self.reduce.clone(),
+            reduce: if self.reduce.is_empty() { vec![workload.reduce()] } else { self.reduce.clone() },
+            levels: self.levels,
+            keep: Keep::of(&self.keep)?,
+            order: self.layout,
             seed: self.seed,
         })
     }
@@ -218,176 +236,144 @@ impl BenchArgs {
         }
         configs
     }
+
+    fn stream(&self) -> Stream {
+        Stream::new(self.threads(), self.stream_bytes.map(|size| size.0))
+    }
 }
 
-impl Bench<'_> {
+/// Where a case comes from.
+enum Source {
+    Spec(PathBuf),
+    Folder(PathBuf),
+    Workload(Workload),
+}
+
+impl Source {
+    fn name(&self) -> String {
+        match self {
+            Source::Spec(path) | Source::Folder(path) => path.display().to_string(),
+            Source::Workload(workload) => workload.name().to_owned(),
+        }
+    }
+}
+
+impl Session<'_> {
     fn run(&self) -> CliResult<Report> {
+        let args = self.args;
+        if args.rounds < FEW_SAMPLES {
+            self.ui.warn(format_args!("{} rounds are few: take {FEW_SAMPLES} or more for numbers to publish", args.rounds));
+        }
+        let trial = self.trial()?;
+        let mut stream = args.stream();
+        let mut benches = Vec::new();
+        for source in self.sources() {
+            let material = self.material(&source)?;
+            let inputs = material.case.inputs()?;
+            let mut judged = trial.judge(&material, &inputs)?;
+            let streams = trial.measure(&mut judged.contenders, &inputs, &mut stream)?;
+            benches.push(self.bench(&source, &judged, &streams, stream.bytes())?);
+        }
+        Ok(Report::new(Machine::here(args.threads()), benches))
+    }
+
+    fn bench(&self, source: &Source, judged: &trial::Judged, streams: &trial::Streams, buffer_bytes: usize) -> Result<Bench, Error> {
+        let first = judged.contenders.first().ok_or_else(|| Error::new(ErrorCode::Option, "there is no backend to measure"))?;
+        let subject = Subject {
+            workload: &source.name(),
+            seed: self.args.seed,
+            layout: match self.args.layout {
+                Order::RowMajor => "row-major",
+                Order::FeatureMajor => "feature-major",
+            },
+            plan: first.prepared.plan(),
+        };
+        let bench = Bench::new(&subject, &judged.contenders, streams, buffer_bytes);
+        Ok(Bench { checked_rows: judged.checked_rows, peak_memory_bytes: judged.peak_bytes, ..bench })
+    }
+
+    fn trial(&self) -> CliResult<Trial<'_>> {
         let args = self.args;
         if !args.seconds.is_finite() || args.seconds < 0.0 {
             return Err(Failure::Usage("--seconds takes a number of 0 or more".into()));
         }
-        if args.rounds < FEW_SAMPLES {
-            self.ui.warn(format_args!("{} rounds are few: take {FEW_SAMPLES} or more for numbers to publish", args.rounds));
+        Ok(Trial {
+            ui: self.ui,
+            open: self.open,
+            configs: args.configs(),
+            disable_pass: &args.disable_pass,
+            memory_limit: args.memory_limit.map(|limit| limit.0),
+            rounds: args.rounds,
+            seconds: args.seconds,
+            seed: args.seed,
+        })
+    }
+
+    fn sources(&self) -> Vec<Source> {
+        let args = self.args;
+        match (&args.spec, &args.data) {
+            (Some(spec), _) => vec![Source::Spec(spec.clone())],
+            (None, Some(folder)) => vec![Source::Folder(folder.clone())],
+            (None, None) => {
+                let mut workloads: Vec<Workload> = Vec::new();
+                for &workload in &args.workload {
+                    if !workloads.contains(&workload) {
+                        workloads.push(workload);
+                    }
+                }
+                workloads.into_iter().map(Source::Workload).collect()
+            }
         }
-        let (case, small) = self.cases()?;
-        let inputs = case.inputs()?;
-        let mut memory = HighWater::default();
-        let (mut contenders, checked_rows) = match small {
-            None => (self.checked(&case, &inputs, &mut memory)?, None),
-            Some((small, rows)) => (self.checked_on_copy(&small, &case, &inputs, &mut memory)?, Some(rows)),
-        };
-        let peak = memory.peak();
-        let streams = self.measure(&mut contenders, &inputs)?;
-        for contender in &mut contenders {
-            contender.check_once_more(&inputs)?;
-        }
-        let workload = match &args.spec {
-            Some(path) => path.display().to_string(),
-            None => args.workload.name().to_owned(),
-        };
-        let rows = contenders.iter().map(|contender| RowFacts::of(contender, &contenders, &streams)).collect();
-        let plan = contenders.first().map(|contender| &**contender.prepared.plan());
-        Ok(Report::new(workload, args.seed, plan, &streams, rows).checked_on(checked_rows).peak_memory(peak))
     }
 
     /// What is timed, and, where checking that would take too long, a copy of fewer rows to check instead.
-    fn cases(&self) -> Result<(Case, Option<(Case, u64)>), Error> {
+    fn material(&self, source: &Source) -> Result<Material, Error> {
         let args = self.args;
-        if let Some(path) = &args.spec {
-            return Ok((Case::new(Loaded::new(read_spec(path)?, &args.bind)?, args.seed)?, None));
-        }
-        let size = args.size()?;
-        let case = Case::of_workload(args.workload, &size)?;
+        let whole = |case| Ok(Material { case, small: None });
+        let workload = match source {
+            Source::Spec(path) => return whole(Case::of_spec(path, &args.bind, args.seed)?),
+            Source::Folder(folder) => return whole(export::load(folder, args.seed)?),
+            Source::Workload(workload) => *workload,
+        };
+        let size = args.size(workload)?;
+        let case = Case::of_workload(workload, &size)?;
         let wide = size.features.saturating_mul(u64::try_from(size.reduce.len()).unwrap_or(u64::MAX)).max(1);
         if size.rows <= self.most_checked / wide {
-            return Ok((case, None));
+            return whole(case);
         }
         let rows = (self.most_checked / wide).max(1);
-        let small = Case::of_workload(args.workload, &Size { rows, ..size })?;
-        Ok((case, Some((small, rows))))
+        let small = Case::of_workload(workload, &Size { rows, ..size })?;
+        Ok(Material { case, small: Some((small, rows)) })
     }
 
-    /// All contenders, warm and judged by the reference over the same data.
-    fn checked(&self, case: &Case, inputs: &[Input<'_>], memory: &mut HighWater) -> CliResult<Vec<Contender>> {
-        let configs = self.args.configs();
-        let bar = self.ui.progress(u64::try_from(configs.len() + 1).unwrap_or(0), "checking");
-        let yardstick = Yardstick::new(case.hierarchy(), inputs)?;
-        bar.inc(1);
-        let mut contenders = Vec::with_capacity(configs.len());
-        for config in configs {
-            self.ui.check_interrupt()?;
-            let mut contender = self.contender(config, case.hierarchy(), inputs, memory)?;
-            contender.judgement = yardstick.judge(config.opt, &contender.prepared, &contender.outputs)?;
-            contenders.push(contender);
-            bar.inc(1);
-        }
-        bar.finish_and_clear();
-        refuse_wrong(&contenders)?;
-        Ok(contenders)
-    }
-
-    /// All contenders, warm and judged by the reference over a smaller copy, and by each other over all of the data.
-    fn checked_on_copy(&self, small: &Case, case: &Case, inputs: &[Input<'_>], memory: &mut HighWater) -> CliResult<Vec<Contender>> {
-        let small_inputs = small.inputs()?;
-        let judged = self.checked(small, &small_inputs, memory)?;
-        let mut contenders: Vec<Contender> = Vec::with_capacity(judged.len());
-        for judged in judged {
-            self.ui.check_interrupt()?;
-            let mut contender = self.contender(judged.config, case.hierarchy(), inputs, memory)?;
-            contender.judgement = judged.judgement;
-            let bit_exact = |contender: &Contender| contender.config.opt != OptLevel::O2;
-            if bit_exact(&contender)
-                && let Some(first) = contenders.iter().find(|other| bit_exact(other))
-            {
-                let elements = different_elements(&contender.outputs, &first.outputs);
-                if elements > 0 {
-                    contender.judgement.verdict = Verdict::WrongBits { elements };
-                }
-            }
-            contenders.push(contender);
-        }
-        refuse_wrong(&contenders)?;
-        Ok(contenders)
-    }
-
-    fn contender(&self, config: Config, hierarchy: &Hierarchy, inputs: &[Input<'_>], memory: &mut HighWater) -> Result<Contender, Error> {
-        let options = EngineOptions {
-            opt: config.opt,
-            without: self.args.disable_pass.clone(),
-            memory_limit: self.args.memory_limit.map(|limit| limit.0),
+    fn export(&self, folder: &Path) -> CliResult {
+        let [workload] = *self.args.workload.as_slice() else {
+            return Err(Failure::Usage("--export writes one workload: name one".into()));
         };
-        let prepare = || Contender::new(config, &Engine::with_options((self.open)(config.backend)?, options), hierarchy, inputs, memory);
-        prepare().map_err(|error| error.at_level(config.to_string()))
+        export::export(&Case::of_workload(workload, &self.args.size(workload)?)?, folder)?;
+        self.ui.note(format_args!("wrote {}", folder.display()));
+        Ok(())
     }
 
-    fn measure(&self, contenders: &mut [Contender], inputs: &[Input<'_>]) -> CliResult<Streams> {
-        let args = self.args;
-        let mut stream = Stream::new(args.threads(), args.stream_bytes.map(|size| size.0));
-        stream.measure();
-        let (mut reads, mut writes) = (Vec::new(), Vec::new());
-        let share = args.seconds / contenders.len().max(1) as f64;
-        let bar = self.ui.progress(args.rounds.into(), "measuring");
-        for round in 0..args.rounds {
-            for index in shuffled(contenders.len(), args.seed, round.into()) {
-                self.ui.check_interrupt()?;
-                let contender = &mut contenders[index];
-                if contender.spent < share || contender.sampled() < LEAST_SAMPLES {
-                    let Bandwidth { read, write } = stream.measure();
-                    reads.push(read);
-                    writes.push(write);
-                    contender.sample(inputs)?;
-                }
-            }
-            bar.inc(1);
-        }
-        bar.finish_and_clear();
-        Ok(Streams { read: Samples::new(reads), write: Samples::new(writes), bytes: stream.bytes(), threads: args.threads() })
+    fn paced(&self) -> CliResult {
+        let [source] = &self.sources()[..] else {
+            return Err(Failure::Usage("--paced measures one workload: name one".into()));
+        };
+        let (trial, material) = (self.trial()?, self.material(source)?);
+        let inputs = material.case.inputs()?;
+        let mut judged = trial.judge(&material, &inputs)?;
+        let mut stream = self.args.stream();
+        let streams = paced::measure(&trial, &mut judged.contenders, &inputs, &mut stream)?;
+        let bench = self.bench(source, &judged, &streams, stream.bytes())?;
+        paced::finish(self.ui, &Report::new(Machine::here(self.args.threads()), vec![bench]))
     }
-}
 
-/// An error that names every contender whose result is not right.
-fn refuse_wrong(contenders: &[Contender]) -> Result<(), Error> {
-    let wrong: Vec<Error> = contenders.iter().filter_map(wrong_result).collect();
-    if wrong.is_empty() { Ok(()) } else { Err(Error::collected(ErrorCode::Internal, "results are wrong, so nothing was timed", wrong)) }
-}
-
-fn wrong_result(contender: &Contender) -> Option<Error> {
-    let message = match contender.judgement.verdict {
-        Verdict::SameBits | Verdict::SamePlanBits => return None,
-        Verdict::Unseen => "the result was not checked".to_owned(),
-        Verdict::WrongBits { elements } => {
-            let against = match contender.config.opt {
-                OptLevel::O0 | OptLevel::O1 => "of the literal program",
-                OptLevel::O2 => "of the same plan",
-            };
-            format!("{elements} element(s) differ from the reference backend's {against}")
-        }
-        Verdict::OutOfBound => {
-            let error = contender.judgement.from_exact;
-            format!("an element is further from f64 than the bound allows; the largest relative error is {error:e}")
-        }
-    };
-    let error = Error::new(ErrorCode::Internal, message).at_level(contender.config.to_string());
-    Some(error.help("please report it, with the spec and the seed"))
-}
-
-/// Bandwidths of memory, in bytes a second.
-struct Streams {
-    read: Samples,
-    write: Samples,
-    bytes: usize,
-    threads: usize,
-}
-
-/// The numbers below `count` in an order that follows from the seed and the round.
-fn shuffled(count: usize, seed: u64, round: u64) -> Vec<usize> {
-    let mut order: Vec<usize> = (0..count).collect();
-    for index in (1..count).rev() {
-        let bound = u64::try_from(index + 1).unwrap_or(1);
-        let other = random::below(random::at(seed, 50 + round, bound), bound);
-        order.swap(index, usize::try_from(other).unwrap_or(0));
+    /// An older report, of this machine.
+    fn older(&self, path: &Path) -> Result<Report, Error> {
+        let old = compare::read(path)?;
+        compare::same_machine(&old, &Machine::here(self.args.threads()))?;
+        Ok(old)
     }
-    order
 }
 
 #[cfg(test)]

@@ -115,7 +115,7 @@ fn pair_steps(before: &Plan, after: &Plan) -> Vec<StepPair> {
 }
 
 /// What a step does and stands for, without ids, which differ from plan to plan.
-fn step_name(step: &Step) -> String {
+pub(crate) fn step_name(step: &Step) -> String {
     let kind = match &step.kind {
         StepKind::Fold(fold) => {
             let stages: Vec<String> = fold

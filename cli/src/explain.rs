@@ -1,9 +1,11 @@
 //! `levelfold explain`: what will run, and why.
 
+mod analyze;
+
 use crate::backends::BackendName;
 use crate::failure::{CliResult, Failure};
 use crate::input::{BIND_HELP, Bind};
-use crate::options::PlanOptions;
+use crate::options::{ByteSize, PlanOptions};
 use crate::spec_file::{Document, Loaded, read_document};
 use crate::ui::Ui;
 use layout::backends::svg::SVGWriter;
@@ -17,7 +19,7 @@ use std::path::PathBuf;
 
 /// Prints the plan of a spec: what runs, what it moves, and why
 ///
-/// Nothing is run. With -O0 it is the plan of the literal program, with every copy of it.
+/// Nothing is run, unless --analyze asks for it. With -O0 it is the plan of the literal program, with every copy of it.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -25,6 +27,7 @@ Examples:
   levelfold explain docs/examples/text.json -O0
   levelfold explain docs/examples/text.json --why --print-after changed
   levelfold explain docs/examples/text.json --format json > text.plan.json
+  levelfold explain docs/examples/text.json --analyze --threads 1
   levelfold explain docs/examples/bound.json --bind word:lengths=words.npy")]
 pub(crate) struct ExplainArgs {
     /// A spec, or a plan as `--format json` writes it (JSON; `-` is stdin)
@@ -34,9 +37,9 @@ pub(crate) struct ExplainArgs {
     #[command(flatten)]
     plan: PlanOptions,
 
-    /// For which backend
-    #[arg(long, value_enum, default_value_t = BackendName::Cpu, hide_possible_values = true, value_name = "NAME")]
-    target: BackendName,
+    /// For which backend [default: cpu]
+    #[arg(long, value_enum, hide_possible_values = true, value_name = "NAME")]
+    target: Option<BackendName>,
 
     /// How to print the plan
     #[arg(long, value_enum, default_value_t = Format::Text, value_name = "FORMAT")]
@@ -52,6 +55,36 @@ pub(crate) struct ExplainArgs {
 
     #[arg(long, value_name = "NAME[:FORM]=FILE[:TENSOR]", help = BIND_HELP)]
     bind: Vec<Bind>,
+
+    /// Runs the plan, over what is bound and seeded random data for the rest, and prints what every step took
+    #[arg(long)]
+    analyze: bool,
+
+    /// Prints what --analyze found as JSON
+    #[arg(long, requires = "analyze")]
+    json: bool,
+
+    /// Runs that --analyze takes the median of
+    #[arg(long, requires = "analyze", default_value_t = 11, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    runs: u32,
+
+    /// Where the random data of --analyze comes from
+    #[arg(long, requires = "analyze", default_value_t = 1, value_name = "N")]
+    seed: u64,
+
+    /// Threads of the cpu backend with --analyze, and of the bandwidth measurement; all cores without it
+    #[arg(long, requires = "analyze", value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    threads: Option<u32>,
+
+    /// The buffer that --analyze measures memory's bandwidth over [default: four times the last cache, within 256M and 1G]
+    #[arg(long, requires = "analyze", value_name = "BYTES")]
+    stream_bytes: Option<ByteSize>,
+}
+
+impl ExplainArgs {
+    fn target(&self) -> BackendName {
+        self.target.unwrap_or(BackendName::Cpu)
+    }
 }
 
 /// How to print a plan.
@@ -71,18 +104,28 @@ pub(crate) fn run(args: ExplainArgs, ui: &Ui) -> CliResult {
     if args.format != Format::Text && (args.why || args.print_after.is_some()) {
         return Err(Failure::Usage("--why and --print-after go with --format text".into()));
     }
+    if args.analyze && (args.format != Format::Text || args.why || args.print_after.is_some()) {
+        return Err(Failure::Usage("--analyze prints a table of its own: --format, --why and --print-after do not go with it".into()));
+    }
     match read_document(&args.file)? {
         Document::Plan(plan) => {
             if args.why || args.print_after.is_some() || !args.bind.is_empty() {
                 return Err(Failure::Usage("a plan does not say how it came about: --why, --print-after and --bind need its spec".into()));
             }
+            if args.analyze {
+                return Err(Failure::Usage("a plan does not hold the segments that it runs over: --analyze needs its spec".into()));
+            }
+            if args.plan.are_given() || args.target.is_some() {
+                return Err(Failure::Usage("a plan is made already: -O, --disable-pass and --target need its spec".into()));
+            }
             print_plan(&plan, args.format, ui)
         }
+        Document::Spec(hierarchy) if args.analyze => analyze::run(hierarchy, &args, ui),
         Document::Spec(hierarchy) => {
             let loaded = Loaded::new(hierarchy, &args.bind)?;
             let graph = loaded.hierarchy.graph()?;
             let mut printer = Printer::new(args.print_after.as_deref(), &graph)?;
-            let planned = planner(args.target, &args.plan)?.plan_observed(graph, &mut printer)?;
+            let planned = planner(args.target(), &args.plan)?.plan_observed(graph, &mut printer)?;
             if !printer.text.is_empty() {
                 ui.print(&printer.text)?;
             }
@@ -97,7 +140,7 @@ pub(crate) fn run(args: ExplainArgs, ui: &Ui) -> CliResult {
 /// # Errors
 /// `backend-unavailable`; `unknown-name` for a pass.
 pub(crate) fn planner(target: BackendName, options: &PlanOptions) -> Result<Planner, Error> {
-    let mut pipeline = Pipeline::new(options.opt_level);
+    let mut pipeline = Pipeline::new(options.opt_level());
     for pass in &options.disable_pass {
         pipeline = pipeline.without(pass)?;
     }

@@ -1,7 +1,7 @@
 //! Arrays in files: memory-mapped, and borrowed where they lie.
 //!
 //! A header is believed only as far as the file reaches: nothing is allocated by what a header claims. Data that is not aligned for its
-//! element type is the one thing that is copied, and [`FileArray::copied_bytes`] says so.
+//! element type is the one thing that is copied without being asked for, and [`FileArray::copied_bytes`] says so.
 //!
 //! A mapped file must not be cut short or rewritten while the command runs, as with any program that maps files.
 
@@ -62,7 +62,7 @@ enum Bytes {
         /// Where in it.
         data: Range<usize>,
     },
-    /// Not aligned in the file.
+    /// Not aligned in the file, or wanted in memory.
     Copied(AlignedBytes),
 }
 
@@ -175,7 +175,14 @@ impl FileArray {
         self.shape.first().map_or(0, |&rows| u64::try_from(rows).unwrap_or(u64::MAX))
     }
 
-    /// Bytes that were copied because they were not aligned.
+    /// Copies the data into memory of our own: aligned, and on huge pages where the system has them.
+    pub(crate) fn read_into_memory(&mut self) {
+        if let Bytes::Mapped { map, data } = &self.bytes {
+            self.bytes = Bytes::Copied(AlignedBytes::copy_of(&map[data.clone()]));
+        }
+    }
+
+    /// Bytes that were copied, because they were not aligned or because they were wanted in memory.
     pub(crate) fn copied_bytes(&self) -> usize {
         match &self.bytes {
             Bytes::Mapped { .. } => 0,

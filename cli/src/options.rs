@@ -24,13 +24,25 @@ pub(crate) struct RunOptions {
 /// How plans are made.
 #[derive(clap::Args, Clone, Debug)]
 pub(crate) struct PlanOptions {
-    /// Optimization: 0 runs the literal program, 1 removes copies and keeps every bit, 2 may reassociate
-    #[arg(short = 'O', long = "opt-level", default_value = "1", value_name = "LEVEL")]
-    pub(crate) opt_level: OptLevel,
+    /// Optimization: 0 runs the literal program, 1 removes copies and keeps every bit, 2 may reassociate [default: 1]
+    #[arg(short = 'O', long = "opt-level", value_name = "LEVEL")]
+    pub(crate) opt_level: Option<OptLevel>,
 
     /// Leaves a pass out; may be given several times
     #[arg(long, value_name = "PASS")]
     pub(crate) disable_pass: Vec<String>,
+}
+
+impl PlanOptions {
+    /// What was said, or the default.
+    pub(crate) fn opt_level(&self) -> OptLevel {
+        self.opt_level.unwrap_or_default()
+    }
+
+    /// Whether the command line says anything about how plans are made.
+    pub(crate) fn are_given(&self) -> bool {
+        self.opt_level.is_some() || !self.disable_pass.is_empty()
+    }
 }
 
 impl RunOptions {
@@ -47,8 +59,11 @@ impl RunOptions {
     /// # Errors
     /// `backend-unavailable`.
     pub(crate) fn engine(&self, plan: &PlanOptions) -> Result<Engine, Error> {
-        let options =
-            EngineOptions { opt: plan.opt_level, without: plan.disable_pass.clone(), memory_limit: self.memory_limit.map(|limit| limit.0) };
+        let options = EngineOptions {
+            opt: plan.opt_level(),
+            without: plan.disable_pass.clone(),
+            memory_limit: self.memory_limit.map(|limit| limit.0),
+        };
         Ok(Engine::with_options(self.open_backend()?, options))
     }
 }

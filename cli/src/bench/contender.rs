@@ -1,5 +1,6 @@
 //! One backend at one optimization level: prepared, warm, and timed.
 
+use super::bandwidth::Bandwidth;
 use super::process::HighWater;
 use super::stats::Samples;
 use super::yardstick::Judgement;
@@ -8,7 +9,7 @@ use crate::execute::{Input, execute, hash};
 use crate::memory::{Tensor, output_tensors};
 use levelfold::{Engine, Error, ErrorCode, Hierarchy, OptLevel, Prepared};
 use std::fmt;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// What is compared: a backend at an optimization level.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,9 +35,24 @@ pub(super) struct Contender {
     pub(super) grown: Option<u64>,
     /// Runs a sample: so many that the clock is fine enough.
     runs: u32,
-    samples: Vec<f64>,
+    samples: Vec<Sample>,
+    /// Bytes that a run brings to a device, and back.
+    pub(super) transferred: [u64; 2],
     /// Seconds that its samples took.
     pub(super) spent: f64,
+}
+
+/// One timing.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sample {
+    /// Seconds a run.
+    pub(super) seconds: f64,
+    /// Of them, seconds inside the steps of the plan, by the clock of the device where there is one.
+    pub(super) in_steps: f64,
+    /// Of them, seconds in which data moved to a device and back.
+    pub(super) in_transfers: f64,
+    /// What memory gave just before.
+    pub(super) bandwidth: Bandwidth,
 }
 
 /// The shortest sample that the clock and the scheduler leave meaningful, in seconds.
@@ -62,9 +78,19 @@ impl Contender {
         execute(&prepared, inputs, &mut outputs, |_| ())?;
         let grown = before.and_then(|before| Some(memory.since_restart()?.saturating_sub(before)));
         let hash = hash(&outputs);
-        let mut contender =
-            Contender { config, prepared, outputs, hash, judgement: Judgement::default(), grown, runs: 1, samples: Vec::new(), spent: 0.0 };
-        let warm = contender.time(inputs)?;
+        let mut contender = Contender {
+            config,
+            prepared,
+            outputs,
+            hash,
+            judgement: Judgement::default(),
+            grown,
+            runs: 1,
+            samples: Vec::new(),
+            transferred: [0; 2],
+            spent: 0.0,
+        };
+        let (warm, ..) = contender.time(inputs)?;
         contender.check_unchanged()?;
         if warm < SHORTEST_SAMPLE {
             // Between 1 and 50 000, so the conversion is exact enough.
@@ -73,19 +99,21 @@ impl Contender {
         Ok(contender)
     }
 
-    /// One more sample.
+    /// One more sample, after memory gave this.
     ///
     /// # Errors
     /// What running says; `internal` where it gives other bits than the first run did.
-    pub(super) fn sample(&mut self, inputs: &[Input<'_>]) -> Result<(), Error> {
+    pub(super) fn sample(&mut self, inputs: &[Input<'_>], bandwidth: Bandwidth) -> Result<Sample, Error> {
         if self.runs > 1 {
             // What fits the caches is measured out of the caches, and not by how it gets there.
             execute(&self.prepared, inputs, &mut self.outputs, |_| ())?;
         }
-        let time = self.time(inputs)?;
-        self.samples.push(time);
-        self.spent += time * f64::from(self.runs);
-        self.check_unchanged()
+        let (seconds, in_steps, in_transfers) = self.time(inputs)?;
+        let sample = Sample { seconds, in_steps, in_transfers, bandwidth };
+        self.samples.push(sample);
+        self.spent += seconds * f64::from(self.runs);
+        self.check_unchanged()?;
+        Ok(sample)
     }
 
     /// Runs once more, over outputs that hold something else: an element that is no longer written shows.
@@ -103,17 +131,24 @@ impl Contender {
         self.samples.len()
     }
 
-    /// Seconds a run.
-    pub(super) fn samples(&self) -> Samples {
-        Samples::new(self.samples.clone())
+    /// A number of every sample.
+    pub(super) fn samples(&self, number: impl FnMut(&Sample) -> f64) -> Samples {
+        Samples::new(self.samples.iter().map(number).collect())
     }
 
-    fn time(&mut self, inputs: &[Input<'_>]) -> Result<f64, Error> {
+    /// Seconds a run; of them inside the steps, and in transfers.
+    fn time(&mut self, inputs: &[Input<'_>]) -> Result<(f64, f64, f64), Error> {
+        let (mut in_steps, mut in_transfers) = (Duration::ZERO, Duration::ZERO);
         let start = Instant::now();
         for _ in 0..self.runs {
-            execute(&self.prepared, inputs, &mut self.outputs, |_| ())?;
+            execute(&self.prepared, inputs, &mut self.outputs, |report| {
+                in_steps += report.device_time.unwrap_or_else(|| report.steps.iter().map(|step| step.time).sum());
+                in_transfers += report.transfers.time;
+                self.transferred = [report.transfers.uploaded, report.transfers.downloaded];
+            })?;
         }
-        Ok(start.elapsed().as_secs_f64() / f64::from(self.runs))
+        let runs = f64::from(self.runs);
+        Ok((start.elapsed().as_secs_f64() / runs, in_steps.as_secs_f64() / runs, in_transfers.as_secs_f64() / runs))
     }
 
     fn check_unchanged(&self) -> Result<(), Error> {

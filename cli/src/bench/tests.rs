@@ -1,3 +1,4 @@
+use super::trial::shuffled;
 use super::*;
 use crate::failure::exit_code;
 use crate::ui::ColorChoice;
@@ -64,7 +65,7 @@ fn bench(arguments: &[&str], wrong_from: Option<u32>, most_checked: u64) -> CliR
         }
         Some(_) | None => name.open(Some(1)),
     };
-    Bench { args: &args, ui: &quiet(), open: &open, most_checked }.run()
+    Session { args: &args, ui: &quiet(), open: &open, most_checked }.run()
 }
 
 fn quiet() -> Ui {
@@ -104,7 +105,7 @@ fn a_backend_that_goes_wrong_later_cannot_win_either() {
 #[test]
 fn a_right_backend_is_measured() {
     let report = bench(&["--backends", "cpu,reference"], None, MOST_CHECKED).expect("a report");
-    let json = serde_json::to_value(&report).expect("JSON");
+    let json = &serde_json::to_value(&report).expect("JSON")["benches"][0];
     assert_eq!((&json["checked_rows"], json["rows"].as_array().map(Vec::len)), (&serde_json::Value::Null, Some(6)));
     assert!(!report.text().contains("Checked on a copy"));
 }
@@ -112,7 +113,7 @@ fn a_right_backend_is_measured() {
 #[test]
 fn what_takes_the_reference_too_long_is_checked_on_a_copy() {
     let report = bench(&["--opt", "0,1,2", "--reduce", "mean,max"], None, 600).expect("a report");
-    let json = serde_json::to_value(&report).expect("JSON");
+    let json = &serde_json::to_value(&report).expect("JSON")["benches"][0];
     assert_eq!(json["checked_rows"], 100);
     assert!(json["inputs"][0].as_str().is_some_and(|input| input.contains("[400, 3]")), "{json}");
     assert!(report.text().contains("Checked on a copy of 100 rows"), "{}", report.text());
@@ -121,7 +122,7 @@ fn what_takes_the_reference_too_long_is_checked_on_a_copy() {
 #[test]
 fn the_time_limit_leaves_three_samples() {
     let report = bench(&["--rounds", "50", "--seconds", "0", "--opt", "1"], None, MOST_CHECKED).expect("a report");
-    assert_eq!(serde_json::to_value(&report).expect("JSON")["rows"][0]["samples"], 3);
+    assert_eq!(serde_json::to_value(&report).expect("JSON")["benches"][0]["rows"][0]["samples"], 3);
 }
 
 #[test]

@@ -2,9 +2,11 @@
 //!
 //! Lengths are drawn with integers only and values are exact in `f32`, so a workload has the same bits on every machine.
 
+use super::case::Order;
 use super::random;
 use crate::memory::Tensor;
 use half::{bf16, f16};
+use levelfold::error::suggestion;
 use levelfold::spec::LeafSource;
 use levelfold::{DType, Error, ErrorCode, Hierarchy, Leaves, Level, Plan, Reducer, Segments};
 
@@ -15,6 +17,8 @@ pub(crate) enum Workload {
     Text,
     /// The same over bytes that look up a table of 256 rows
     Lookup,
+    /// That, and only the corpus is kept: a sum of sums, unless --reduce says otherwise
+    LookupCoarse,
     /// One segment has half of all rows, the others one row each
     Skewed,
     /// 2000 rows in words, nothing above: what a call costs
@@ -40,8 +44,83 @@ pub(crate) struct Size {
     pub(crate) dtype: DType,
     /// The reducers of every level.
     pub(crate) reduce: Vec<Reducer>,
+    /// Only so many levels, counted from the lowest.
+    pub(crate) levels: Option<usize>,
+    /// Which levels are kept.
+    pub(crate) keep: Keep,
+    /// How values lie in memory.
+    pub(crate) order: Order,
     /// Where the data comes from.
     pub(crate) seed: u64,
+}
+
+impl Default for Size {
+    fn default() -> Self {
+        Size {
+            rows: ROWS,
+            features: 64,
+            dtype: DType::F32,
+            reduce: vec![Reducer::Mean],
+            levels: None,
+            keep: Keep::Default,
+            order: Order::RowMajor,
+            seed: 1,
+        }
+    }
+}
+
+/// Which levels of a workload are kept.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Keep {
+    /// Those that the workload keeps of itself.
+    #[default]
+    Default,
+    /// Every one.
+    All,
+    /// Nothing but the top one, which is always kept.
+    Top,
+    /// These, and the top one.
+    Named(Vec<String>),
+}
+
+impl Keep {
+    /// Of the words of the command line.
+    ///
+    /// # Errors
+    /// `option` where one of the three words that say everything stands beside others.
+    pub(crate) fn of(words: &[String]) -> Result<Self, Error> {
+        let word = |text: &str| words.iter().any(|word| word == text);
+        match words {
+            [] => Ok(Keep::Default),
+            [one] if one == "default" => Ok(Keep::Default),
+            [one] if one == "all" => Ok(Keep::All),
+            [one] if one == "top" => Ok(Keep::Top),
+            _ if word("default") || word("all") || word("top") => {
+                Err(Error::new(ErrorCode::Option, format!("`--keep {}` says more than one thing", words.join(",")))
+                    .help("write default, all, top, or the names of levels"))
+            }
+            names => Ok(Keep::Named(names.to_vec())),
+        }
+    }
+
+    fn apply(&self, levels: &mut [Level]) -> Result<(), Error> {
+        if let Keep::Named(names) = self {
+            let known: Vec<&str> = levels.iter().map(|level| &*level.name).collect();
+            if let Some(name) = names.iter().find(|name| !known.contains(&name.as_str())) {
+                return Err(Error::new(ErrorCode::UnknownName, format!("the workload has no level `{name}` to keep"))
+                    .help(suggestion(name, &known)));
+            }
+        }
+        for level in levels {
+            level.keep = match self {
+                Keep::Default => level.keep,
+                Keep::All => true,
+                Keep::Top => false,
+                Keep::Named(names) => names.iter().any(|name| **name == *level.name),
+            };
+        }
+        Ok(())
+    }
 }
 
 /// Lengths of the units of a language: `1 + uniform(0..=long)` in this share of the cases (of 10 000), `1 + uniform(0..=short)` in the others.
@@ -65,6 +144,7 @@ impl Workload {
         match self {
             Workload::Text => "text",
             Workload::Lookup => "lookup",
+            Workload::LookupCoarse => "lookup-coarse",
             Workload::Skewed => "skewed",
             Workload::Tiny => "tiny",
             Workload::Deep => "deep",
@@ -77,7 +157,13 @@ impl Workload {
     /// Leaf rows, where nothing is said.
     pub(crate) fn rows(self) -> u64 {
         match self {
-            Workload::Text | Workload::Lookup | Workload::Skewed | Workload::Deep | Workload::Flat | Workload::Ones => ROWS,
+            Workload::Text
+            | Workload::Lookup
+            | Workload::LookupCoarse
+            | Workload::Skewed
+            | Workload::Deep
+            | Workload::Flat
+            | Workload::Ones => ROWS,
             Workload::Tiny => 2000,
             Workload::Wide => ROWS / 16,
         }
@@ -87,7 +173,30 @@ impl Workload {
     pub(crate) fn features(self) -> u64 {
         match self {
             Workload::Wide => 1024,
-            Workload::Text | Workload::Lookup | Workload::Skewed | Workload::Tiny | Workload::Deep | Workload::Flat | Workload::Ones => 64,
+            Workload::Text
+            | Workload::Lookup
+            | Workload::LookupCoarse
+            | Workload::Skewed
+            | Workload::Tiny
+            | Workload::Deep
+            | Workload::Flat
+            | Workload::Ones => 64,
+        }
+    }
+
+    /// The reducer of every level, where nothing is said.
+    pub(crate) fn reduce(self) -> Reducer {
+        match self {
+            // Means of means are no mean: only sums become one fold.
+            Workload::LookupCoarse => Reducer::Sum,
+            Workload::Text
+            | Workload::Lookup
+            | Workload::Skewed
+            | Workload::Tiny
+            | Workload::Deep
+            | Workload::Wide
+            | Workload::Flat
+            | Workload::Ones => Reducer::Mean,
         }
     }
 
@@ -98,13 +207,13 @@ impl Workload {
     pub(crate) fn hierarchy(self, size: &Size) -> Result<Hierarchy, Error> {
         let &Size { rows, features, .. } = size;
         let leaves = match self {
-            Workload::Lookup => Leaves::lookup("char", DType::U8, size.dtype, 256, features),
+            Workload::Lookup | Workload::LookupCoarse => Leaves::lookup("char", DType::U8, size.dtype, 256, features),
             Workload::Text | Workload::Tiny | Workload::Wide => Leaves::values("char", size.dtype, features),
             Workload::Skewed | Workload::Deep | Workload::Flat | Workload::Ones => Leaves::values("row", size.dtype, features),
         };
         let mut levels = match self {
             Workload::Tiny => vec![Level::new("word", drawn(&WORDS, size.seed, 1, rows)?)],
-            Workload::Text | Workload::Lookup | Workload::Wide => {
+            Workload::Text | Workload::Lookup | Workload::LookupCoarse | Workload::Wide => {
                 let words = drawn(&WORDS, size.seed, 1, rows)?;
                 let sentences = drawn(&SENTENCES, size.seed, 2, words.len())?;
                 let paragraphs = drawn(&PARAGRAPHS, size.seed, 3, sentences.len())?;
@@ -141,6 +250,17 @@ impl Workload {
             Workload::Flat => vec![Level::new("all", Segments::whole(rows))],
             Workload::Ones => vec![Level::new("segment", Segments::from_lengths(&vec![1u64; narrow(rows)?])?)],
         };
+        if let Some(count) = size.levels {
+            if count == 0 || count > levels.len() {
+                let message = format!("{} has {} level(s), not {count}", self.name(), levels.len());
+                return Err(Error::new(ErrorCode::Option, message).help("--levels takes a number from 1 to that"));
+            }
+            levels.truncate(count);
+        }
+        if let Workload::LookupCoarse = self {
+            levels.iter_mut().for_each(|level| level.keep = false);
+        }
+        size.keep.apply(&mut levels)?;
         for level in &mut levels {
             level.reduce = size.reduce.clone();
         }
@@ -227,7 +347,7 @@ mod tests {
     use levelfold::spec::SegmentSource;
 
     fn size(rows: u64) -> Size {
-        Size { rows, features: 2, dtype: DType::F32, reduce: vec![Reducer::Sum], seed: 7 }
+        Size { rows, features: 2, reduce: vec![Reducer::Sum], seed: 7, ..Size::default() }
     }
 
     fn segments(hierarchy: &Hierarchy, level: usize) -> &Segments {
@@ -257,6 +377,26 @@ mod tests {
                 hierarchy.graph().unwrap_or_else(|error| panic!("{workload:?} with {rows} rows: {error}"));
             }
         }
+    }
+
+    #[test]
+    fn levels_are_cut_off_and_kept_as_asked() {
+        let kept = |levels, keep: &[&str]| {
+            let keep = Keep::of(&keep.iter().map(|&word| word.to_owned()).collect::<Vec<_>>())?;
+            let hierarchy = Workload::Text.hierarchy(&Size { levels, keep, ..size(500) })?;
+            Ok(hierarchy.levels.iter().map(|level| level.keep).collect::<Vec<bool>>())
+        };
+        let message = |result: Result<Vec<bool>, Error>| result.unwrap_err().to_string();
+        assert_eq!(kept(None, &[]).unwrap(), [false, true, true, false]);
+        assert_eq!(kept(Some(1), &["default"]).unwrap(), [false]);
+        assert_eq!(kept(None, &["all"]).unwrap(), [true; 4]);
+        assert_eq!(kept(Some(3), &["top"]).unwrap(), [false; 3]);
+        assert_eq!(kept(None, &["word", "corpus"]).unwrap(), [true, false, false, true]);
+        assert!(message(kept(Some(5), &[])).contains("text has 4 level(s), not 5"));
+        assert!(message(kept(None, &["wrod"])).contains("did you mean `word`?"));
+        assert!(message(kept(None, &["all", "word"])).contains("says more than one thing"));
+        let coarse = Workload::LookupCoarse.hierarchy(&size(500)).unwrap();
+        assert!(coarse.levels.iter().all(|level| !level.keep));
     }
 
     #[test]

@@ -134,12 +134,12 @@ pub(super) fn different_elements(found: &[Tensor], wanted: &[Tensor]) -> usize {
 mod tests {
     use super::*;
     use crate::bench::workload::{Size, Workload, data};
-    use levelfold::{DType, Reducer};
+    use levelfold::Reducer;
     use levelfold_cpu::CpuBackend;
 
     /// A small text of sums, by the CPU backend, spoilt, and judged.
     fn judged(opt: OptLevel, spoil: impl Fn(&mut [Tensor])) -> Verdict {
-        let size = Size { rows: 500, features: 3, dtype: DType::F32, reduce: vec![Reducer::Sum], seed: 1 };
+        let size = Size { rows: 500, features: 3, reduce: vec![Reducer::Sum], ..Size::default() };
         let hierarchy = Workload::Text.hierarchy(&size).unwrap();
         let engine = Engine::with_options(Box::new(CpuBackend::new().unwrap()), EngineOptions { opt, ..EngineOptions::default() });
         let prepared = engine.prepare(&hierarchy).unwrap();

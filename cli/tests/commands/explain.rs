@@ -95,6 +95,11 @@ fn formats_are_read_back_or_drawn() {
     }
     run(&["explain", &example("text.json"), "--format", "json", "--why"]).usage();
     run(&["explain", &json, "--why"]).usage();
+    // A plan is what it is.
+    for made_already in [&["-O0"][..], &["--target", "cpu"], &["--disable-pass", "fuse-levels"]] {
+        assert_contains(&run(&[&["explain", &json], made_already].concat()).usage(), "a plan is made already");
+    }
+    assert_contains(&run(&["explain", &json, "--analyze"]).usage(), "--analyze needs its spec");
 }
 
 #[test]
@@ -119,4 +124,59 @@ fn bound_segments_are_needed_and_used() {
     let sentence = format!("sentence={}", folder.write("s.npy", npy("<i8", false, "(3,)", &i64s(&[0, 2, 3]))));
     let text = run(&["explain", &example("bound.json"), "--bind", &word, "--bind", &sentence]).ok();
     assert_contains(&text, "f32[5x8]");
+}
+
+#[test]
+fn analyze_runs_every_step_and_counts_its_bytes() {
+    let analyze = |name: &str, arguments: &[&str]| {
+        let always = ["explain", &example(name), "--analyze", "--stream-bytes", "4M", "--runs", "5"];
+        run(&[&always[..], arguments].concat())
+    };
+    for (name, made) in [("text.json", vec!["char"]), ("lookup.json", vec!["byte.ids", "byte.table"]), ("protein.json", vec!["residue"])] {
+        for opt in ["-O0", "-O1", "-O2"] {
+            let plan = run(&["explain", &example(name), opt, "--format", "json"]).json();
+            let found = analyze(name, &[opt, "--json"]).json();
+            let (steps, planned) = (found["steps"].as_array().unwrap(), plan["steps"].as_array().unwrap());
+            assert_eq!(steps.len(), planned.len(), "{name} {opt}");
+            for (step, planned) in steps.iter().zip(planned) {
+                assert_eq!((&step["read_bytes"], &step["written_bytes"]), (&planned["cost"]["read"], &planned["cost"]["written"]));
+                let [low, median, high] = ["p10_seconds", "seconds", "p90_seconds"].map(|name| step[name].as_f64().unwrap());
+                assert!(0.0 < low && low <= median && median <= high, "{step}");
+                let share = step["floor_seconds"].as_f64().unwrap() / median;
+                assert!((share / step["share_of_floor"].as_f64().unwrap() - 1.0).abs() < 1e-9, "{step}");
+            }
+            let names: Vec<&str> = found["made_inputs"].as_array().unwrap().iter().map(|name| name.as_str().unwrap()).collect();
+            assert!(made.iter().all(|name| names.contains(name)), "{names:?}");
+            assert_eq!(found["uploaded_bytes"], 0);
+        }
+    }
+    let text = analyze("text.json", &["-O0", "--threads", "1", "--seed", "9"]).ok();
+    for part in [
+        "plan v1 target=cpu",
+        "analyzed on cpu, 5 runs over seeded random data (seed 9) for char; memory read ",
+        "time/floor  share of floor",
+        "fold mean: document.reduce",
+        "whole run ",
+    ] {
+        assert_contains(&text, part);
+    }
+    assert_contains(&analyze("text.json", &["--target", "reference"]).ok(), "analyzed on reference");
+    for usage in [&["--why"][..], &["--format", "json"], &["--print-after", "all"]] {
+        analyze("text.json", usage).usage();
+    }
+    run(&["explain", &example("text.json"), "--runs", "5"]).usage();
+}
+
+#[test]
+fn analyze_runs_over_the_files_that_are_bound() {
+    let folder = Folder::new();
+    let word = format!("word:lengths={}", folder.write("word.npy", npy("<i8", false, "(3,)", &i64s(&[2, 0, 3]))));
+    let sentence = format!("sentence={}", folder.write("s.npy", npy("<i8", false, "(3,)", &i64s(&[0, 2, 3]))));
+    let char = format!("char={}", folder.write("char.npy", npy("<f4", false, "(5, 8)", &f32s((0..40u8).map(f32::from)))));
+    let segments = ["explain", &example("bound.json"), "--analyze", "--stream-bytes", "4M", "--bind", &word, "--bind", &sentence];
+    let text = run(&[&segments[..], &["--bind", &char]].concat()).ok();
+    assert_contains(&text, "11 runs over the bound files; memory");
+    assert_contains(&run(&segments).ok(), "over seeded random data (seed 1) for char; memory");
+    let error = run(&["explain", &example("bound.json"), "--analyze"]).error();
+    assert_contains(&error, "word: its segments are to be bound as `word`, and nothing is");
 }
