@@ -72,7 +72,7 @@ impl CpuExecutable {
         for step in &plan.steps {
             steps.push(match &step.kind {
                 StepKind::Fold(fold) => {
-                    let fold = FoldStep::compile(&plan, fold, shared.isa)?;
+                    let fold = FoldStep::compile(&plan, fold, shared.isa, shared.stream_bytes)?;
                     stride = stride.max(fold.scratch_bytes);
                     StepRun::Fold(Box::new(fold))
                 }

@@ -3,16 +3,18 @@
 //! *Invariant:* two tasks never write the same bytes: a segment belongs to one task or is cut into pieces, each of which writes its own row
 //! of partials; the rows of lower stages that a task makes are those of its own segments, since the tables above the lowest partition them.
 
+use crate::batch::Dense;
 use crate::cuts::{Cuts, Split, Task};
-use crate::kernels::{self, Block, FoldRun, Isa, Kernels, Run, Source};
+use crate::kernels::{self, Block, Isa, Kernels};
 use crate::load::load_weights;
 use crate::memory::{Memory, narrow};
+use crate::stream;
 use half::{bf16, f16};
 use levelfold::backend::TableSet;
 use levelfold::error::{Error, ErrorCode, Result};
 use levelfold::ids::{TableId, ViewId};
-use levelfold::numerics::{BLOCK_ROWS, BLOCK_ROWS_U64, Value};
-use levelfold::plan::{Fold, Load, Order, Plan};
+use levelfold::numerics::{Accumulator, BLOCK_ROWS, BLOCK_ROWS_U64, Value};
+use levelfold::plan::{Fold, Load, Place, Plan};
 use levelfold::{DType, OnEmpty, Reducer};
 
 /// A fold, compiled.
@@ -21,7 +23,11 @@ pub(crate) struct FoldStep {
     pub(crate) stages: Vec<StageRun>,
     pub(crate) features: usize,
     /// Bytes that a leaf row costs to read.
-    row_read: u64,
+    pub(crate) row_read: u64,
+    /// Whether leaf rows are likely to be in a cache, as those of a small table are.
+    pub(crate) tiled: bool,
+    /// Scratch: the pointers of a batch of leaf rows.
+    pub(crate) pointers: usize,
     pub(crate) cuts: Cuts,
     /// Where the rows of each segment begin in a packed view, when its table is not a partition.
     pub(crate) starts: Vec<u64>,
@@ -32,56 +38,76 @@ pub(crate) struct FoldStep {
 /// One stage, compiled.
 pub(crate) struct StageRun {
     pub(crate) table: TableId,
-    reductions: Vec<ReductionRun>,
+    pub(crate) reductions: Vec<ReductionRun>,
     /// The reduction that the next stage folds.
-    feeds: Option<usize>,
+    pub(crate) feeds: Option<usize>,
     /// The type of the rows that this stage folds.
     input: DType,
     /// Bytes of weights that one row costs to read.
-    weight_read: u64,
+    pub(crate) weight_read: u64,
     /// Bytes that one segment writes.
-    segment_written: u64,
+    pub(crate) segment_written: u64,
+    /// The most rows of a batch.
+    pub(crate) batch_rows: usize,
+    /// How many finished rows are put together before they are written.
+    pub(crate) staged_rows: usize,
     /// Scratch: offsets from the start of a thread's memory.
     pub(crate) tile: usize,
     depth: usize,
 }
 
-struct ReductionRun {
-    kernels: Kernels,
-    reducer: Reducer,
-    weights: Option<ViewId>,
-    write: Option<ViewId>,
+pub(crate) struct ReductionRun {
+    pub(crate) kernels: Kernels,
+    pub(crate) reducer: Reducer,
+    pub(crate) weights: Option<ViewId>,
+    pub(crate) write: Option<ViewId>,
+    /// Whether what is written goes past the cache.
+    pub(crate) streams: bool,
     /// One element of an empty segment's row, in the first bytes.
-    fill: [u8; 8],
-    size: usize,
+    pub(crate) fill: [u8; 8],
+    pub(crate) size: usize,
     /// Scratch: offsets from the start of a thread's memory.
-    acc: usize,
+    pub(crate) acc: usize,
     tree: usize,
     sizes: usize,
-    row: usize,
+    pub(crate) staged: usize,
 }
 
 /// Rows of a tile: a feature-major input is turned this many rows at a time.
 pub(crate) const TILE_ROWS: usize = 64;
+/// The most rows of a batch.
+pub(crate) const BATCH_ROWS: usize = 256;
+/// The bytes that the rows of a batch should have, where that is at least a block: they are read again from the first cache.
+const BATCH_BYTES: usize = 16 << 10;
+/// The bytes of finished rows that are put together before they are written.
+const STAGED_BYTES: usize = 8 << 10;
+/// Tables and inputs of up to this many bytes are read as if they were in the second cache.
+const CACHED_BYTES: u64 = 1 << 20;
 
 impl FoldStep {
-    pub(crate) fn compile(plan: &Plan, fold: &Fold, isa: Isa) -> Result<Self> {
+    /// Compiles a fold for an instruction set. Outputs of `stream_bytes` or more go past the cache.
+    pub(crate) fn compile(plan: &Plan, fold: &Fold, isa: Isa, stream_bytes: u64) -> Result<Self> {
         let (view, row_read) = match fold.load {
             Load::View { values } => (values, 0),
             Load::Gather { ids, table } => (table, plan.buffer_of(ids).dtype.size_u64()),
         };
         let features = narrow(plan.view(view).features)?;
         let mut input = plan.buffer_of(view).dtype;
+        let tiled = plan.buffer_of(view).bytes() <= CACHED_BYTES;
         let row_read = row_read + plan.view(view).features * input.size_u64();
         // Where no level has a single segment nothing runs, however many features there would be.
         let idle = fold.stages.iter().all(|stage| plan.table(stage.table).segments == 0);
         let features = if idle { 0 } else { features };
         let mut scratch = Scratchpad::default();
+        let pointers = scratch.take(BATCH_ROWS, size_of::<*const u8>())?;
         let mut stages = Vec::with_capacity(fold.stages.len());
         for (index, stage) in fold.stages.iter().enumerate() {
             let feeds = fold.stages.get(index + 1).map(|next| next.feed as usize);
             let longest = plan.table(stage.table).longest;
             let depth = longest.div_ceil(BLOCK_ROWS_U64).max(1).ilog2() as usize + 2;
+            let largest = stage.reductions.iter().map(|reduction| reduction.dtype.size()).max().unwrap_or(1);
+            let staged_rows = (STAGED_BYTES / (features * largest).max(1)).clamp(1, BATCH_ROWS);
+            let batch_rows = (BATCH_BYTES / (features * input.size()).max(1)).clamp(BLOCK_ROWS, BATCH_ROWS);
             let mut reductions = Vec::with_capacity(stage.reductions.len());
             let (mut weight_read, mut segment_written) = (0, 0);
             for reduction in &stage.reductions {
@@ -94,8 +120,13 @@ impl FoldStep {
                 if reduction.write.is_some() {
                     segment_written += features as u64 * reduction.dtype.size_u64();
                 }
+                let streams = reduction.write.is_some_and(|view| {
+                    let buffer = plan.buffer_of(view);
+                    matches!(buffer.place, Place::Output) && buffer.bytes() >= stream_bytes
+                });
                 reductions.push(ReductionRun {
                     kernels,
+                    streams,
                     reducer: reduction.reducer,
                     weights: reduction.weights,
                     write: reduction.write,
@@ -104,12 +135,23 @@ impl FoldStep {
                     acc: scratch.take(features + 1, 8)?,
                     tree: scratch.take((features + 1).checked_mul(depth).ok_or_else(too_large)?, 8)?,
                     sizes: scratch.take(depth, 8)?,
-                    row: scratch.take(features, 8)?,
+                    staged: scratch.take(features.checked_mul(staged_rows).ok_or_else(too_large)?, reduction.dtype.size())?,
                 });
             }
-            let tile_rows = if index == 0 { TILE_ROWS } else { BLOCK_ROWS };
+            let tile_rows = if index == 0 { TILE_ROWS } else { batch_rows };
             let tile = scratch.take(features.checked_mul(tile_rows).ok_or_else(too_large)?, input.size())?;
-            stages.push(StageRun { table: stage.table, reductions, feeds, input, weight_read, segment_written, tile, depth });
+            stages.push(StageRun {
+                table: stage.table,
+                reductions,
+                feeds,
+                input,
+                weight_read,
+                segment_written,
+                batch_rows: if index == 0 && matches!(fold.load, Load::Gather { .. }) { BATCH_ROWS } else { batch_rows },
+                staged_rows,
+                tile,
+                depth,
+            });
             if let Some(feeds) = feeds {
                 input = stage.reductions[feeds].dtype;
             }
@@ -119,6 +161,8 @@ impl FoldStep {
             stages,
             features,
             row_read,
+            tiled,
+            pointers,
             cuts: Cuts::default(),
             starts: Vec::new(),
             scratch_bytes: scratch.bytes,
@@ -176,11 +220,13 @@ pub(crate) struct Walker<'a> {
     pub(crate) written: u64,
     /// The leaf rows that the tile of stage 0 holds, where it holds any.
     pub(crate) window: (usize, usize),
+    /// Whether something was written past the cache.
+    pub(crate) streamed: bool,
 }
 
 impl<'a> Walker<'a> {
     pub(crate) fn new(step: &'a FoldStep, memory: &'a [Memory], tables: &'a TableSet, scratch: *mut u8, partials: *mut f64) -> Self {
-        Walker { step, memory, tables, scratch, partials, read: 0, written: 0, window: (0, 0) }
+        Walker { step, memory, tables, scratch, partials, read: 0, written: 0, window: (0, 0), streamed: false }
     }
 
     /// Runs one task.
@@ -193,7 +239,9 @@ impl<'a> Walker<'a> {
         // SAFETY: the caller's promise.
         unsafe {
             match task {
-                Task::Segments { first, last } => self.fold_segments(top, first..last, std::ptr::null_mut(), |_, _| ()),
+                Task::Segments { first, last } => {
+                    self.fold_segments(top, first..last, std::ptr::null_mut());
+                }
                 Task::Piece { segment, first_row, last_row, partial } => {
                     let start = self.tables.get(self.step.stages[top].table).range(segment).start;
                     self.fold_rows(top, segment, start + first_row..start + last_row);
@@ -205,6 +253,14 @@ impl<'a> Walker<'a> {
                     }
                 }
             }
+        }
+        self.settle();
+    }
+
+    /// Orders what was written past the cache before whatever tells others that it is there.
+    fn settle(&mut self) {
+        if std::mem::take(&mut self.streamed) {
+            stream::fence();
         }
     }
 
@@ -235,124 +291,46 @@ impl<'a> Walker<'a> {
             }
         }
         self.written += stage.segment_written;
+        self.settle();
     }
 
-    /// Folds consecutive segments of a stage, writes what is to be written, and tells where the row of each lies that feeds the next stage: in
-    /// its slot, or in an output. `slots` are as many dense rows where the stage feeds another, or null.
-    #[inline(always)]
-    unsafe fn fold_segments(&mut self, k: usize, segments: std::ops::Range<u64>, slots: *mut u8, mut fed: impl FnMut(usize, *const u8)) {
+    /// Folds consecutive segments of a stage, writes what is to be written, and tells where the rows lie that feed the next stage: in `slots`, which
+    /// are as many dense rows where the stage feeds another and else null, or in an output.
+    pub(crate) unsafe fn fold_segments(&mut self, k: usize, segments: std::ops::Range<u64>, slots: *mut u8) -> Dense {
         let stage = &self.step.stages[k];
-        let first = segments.start;
-        let size = stage.reductions[stage.feeds.unwrap_or(0)].size * self.step.features;
-        let mut segment = first;
-        // SAFETY: the caller's promise.
-        unsafe {
-            let run = if k == 0 { self.run_of(first, slots) } else { None };
-            while segment < segments.end {
-                if let Some((kernel, run)) = &run {
-                    let mut rows = 0;
-                    let next = kernel(run, segment, segments.end, &mut rows);
-                    self.read += rows * self.step.row_read;
-                    self.written += (next - segment) * stage.segment_written;
-                    for segment in segment..next {
-                        fed((segment - first) as usize, run.out.wrapping_offset(segment as isize * run.out_stride));
-                    }
-                    segment = next;
-                    if segment == segments.end {
-                        break;
-                    }
+        let feeding = &stage.reductions[stage.feeds.unwrap_or(0)];
+        let size = feeding.size * self.step.features;
+        let made = self.out(feeding, segments.start, slots).unwrap_or(Dense { start: slots, stride: size as isize });
+        let mut segment = segments.start;
+        while segment < segments.end {
+            let slot = if slots.is_null() { slots } else { slots.wrapping_add((segment - segments.start) as usize * size) };
+            // SAFETY: the caller's promise.
+            unsafe {
+                let next = self.fold_batch(k, segment, segments.end, slot);
+                if next == segment {
+                    self.fold_long(k, segment, slot);
                 }
-                let index = (segment - first) as usize;
-                let slot = if slots.is_null() { slots } else { slots.add(index * size) };
-                fed(index, self.fold_segment(k, segment, slot));
-                segment += 1;
+                segment = next.max(segment + 1);
             }
         }
+        made
     }
 
-    /// Stage 0 as one call over many short segments, where its rows are dense and its one reduction is plain.
-    fn run_of(&self, first: u64, slots: *mut u8) -> Option<(FoldRun, Run<'a>)> {
-        let (step, memory) = (self.step, self.memory);
-        let stage = &step.stages[0];
-        let [reduction] = stage.reductions.as_slice() else { return None };
-        let (Some(direct), None) = (reduction.kernels.direct, reduction.weights) else { return None };
-        let segments = self.tables.get(stage.table);
-        let source = match step.load {
-            Load::View { values } => {
-                let values = memory[values.index()];
-                let in_order = match values.packed {
-                    None => values.is_dense(),
-                    Some((_, order)) => order == Order::RowMajor && segments.is_partition(),
-                };
-                if !in_order {
-                    return None;
-                }
-                Source::Strided { start: values.start, stride: values.row_stride }
-            }
-            Load::Gather { ids, table } => {
-                let (ids, table) = (memory[ids.index()], memory[table.index()]);
-                if !table.is_dense() {
-                    return None;
-                }
-                Source::Looked { ids, table }
-            }
-        };
-        let size = (step.features * reduction.size) as isize;
-        let (out, out_stride) = match reduction.write {
-            Some(view) if memory[view.index()].is_dense() => (memory[view.index()].start, memory[view.index()].row_stride),
-            None if !slots.is_null() => (slots.wrapping_offset(-(first as isize).wrapping_mul(size)), size),
-            Some(_) | None => return None,
-        };
-        let run = Run {
-            segments,
-            source,
-            features: step.features,
-            acc: self.scratch.wrapping_add(reduction.acc),
-            out,
-            out_stride,
-            divides: reduction.reducer == Reducer::Mean,
-            fill: reduction.fill,
-        };
-        Some((direct.fold_run, run))
-    }
-
-    /// Folds one segment of a stage, writes what is to be written, and returns where the row that feeds the next stage lies: in `slot`, or in
-    /// an output.
-    unsafe fn fold_segment(&mut self, k: usize, segment: u64, slot: *mut u8) -> *const u8 {
-        let step = self.step;
-        let stage = &step.stages[k];
+    /// Folds one segment of more than one block, and writes what is to be written.
+    unsafe fn fold_long(&mut self, k: usize, segment: u64, slot: *mut u8) {
+        let stage = &self.step.stages[k];
         let range = self.tables.get(stage.table).range(segment);
-        let (rows, first_row) = (range.end - range.start, range.start as usize);
-        let mut fed = std::ptr::null();
+        let rows = range.end - range.start;
         self.written += stage.segment_written;
         // SAFETY: the caller's promise; `slot` has room for a row where this stage feeds another.
         unsafe {
-            let mut block = BlockRows::uninit();
-            let short = match rows {
-                0 => &[][..],
-                1..=BLOCK_ROWS_U64 => self.block_rows(k, segment, range, &mut block),
-                _ => {
-                    self.fold_rows(k, segment, range);
-                    &[]
-                }
-            };
+            self.fold_rows(k, segment, range);
             for index in 0..stage.reductions.len() {
-                let feeds = stage.feeds == Some(index);
-                let slot = if feeds { slot } else { std::ptr::null_mut() };
-                let row = if rows == 0 {
-                    self.emit_fill(k, index, segment, slot)
-                } else if rows > BLOCK_ROWS_U64 {
-                    let value = self.fold_tree(k, index);
-                    self.emit_tree(k, index, segment, rows, value, slot)
-                } else {
-                    self.emit_block(k, index, segment, first_row, short, slot)
-                };
-                if feeds {
-                    fed = row;
-                }
+                let slot = if stage.feeds == Some(index) { slot } else { std::ptr::null_mut() };
+                let value = self.fold_tree(k, index);
+                self.emit_tree(k, index, segment, rows, value, slot);
             }
         }
-        fed
     }
 
     /// Adds rows of one segment to the trees, block by block.
@@ -389,10 +367,12 @@ impl<'a> Walker<'a> {
         unsafe {
             let rows = std::slice::from_raw_parts_mut(block.as_mut_ptr().cast::<*const u8>(), count);
             if k == 0 {
-                self.load(segment, range.start as usize, rows);
+                self.load(segment, range.start as usize, 0, rows);
             } else {
-                let tile = self.scratch.add(stage.tile);
-                self.fold_segments(k - 1, range, tile, |index, row| rows[index] = row);
+                let made = self.fold_segments(k - 1, range, self.scratch.add(stage.tile));
+                for (index, row) in rows.iter_mut().enumerate() {
+                    *row = made.row(index);
+                }
             }
             rows
         }
@@ -405,13 +385,13 @@ impl<'a> Walker<'a> {
         // SAFETY: accumulators and weights lie in this thread's scratch; rows are dense and have `features` elements.
         unsafe {
             let acc = self.scratch.add(reduction.acc);
-            let mut weights = std::mem::MaybeUninit::<[u64; BLOCK_ROWS]>::uninit();
+            let mut weights = [0u64; BLOCK_ROWS];
             let weighted = reduction.weights.map(|view| self.memory[view.index()]);
             if let Some(memory) = weighted {
-                let into = weights.as_mut_ptr().cast::<u8>();
+                let weights = &mut weights[..rows.len()];
                 match stage.input.accumulator() {
-                    DType::F64 => load_weights::<f64>(memory, first_row, rows.len(), into, acc, self.step.features),
-                    _ => load_weights::<f32>(memory, first_row, rows.len(), into, acc, self.step.features),
+                    DType::F64 => weigh::<f64>(memory, first_row, weights, acc, self.step.features),
+                    _ => weigh::<f32>(memory, first_row, weights, acc, self.step.features),
                 }
             }
             (reduction.kernels.accumulate)(&Block {
@@ -420,6 +400,7 @@ impl<'a> Walker<'a> {
                 count: rows.len(),
                 features: self.step.features,
                 weights: if weighted.is_some() { weights.as_ptr().cast() } else { std::ptr::null() },
+                tiled: k > 0 || self.step.tiled,
             });
         }
     }
@@ -474,84 +455,31 @@ impl<'a> Walker<'a> {
         }
     }
 
-    /// Folds the one block of a segment, and writes the result.
-    #[inline(always)]
-    unsafe fn emit_block(&self, k: usize, index: usize, segment: u64, first_row: usize, rows: &[*const u8], slot: *mut u8) -> *const u8 {
-        let stage = &self.step.stages[k];
-        let reduction = &stage.reductions[index];
-        let features = self.step.features;
-        // SAFETY: accumulators lie in scratch; `emit` gives a row of `features` elements to write.
-        unsafe {
-            let acc = self.scratch.add(reduction.acc);
-            if let (Some(direct), None) = (reduction.kernels.direct, reduction.weights) {
-                let divisor = if reduction.reducer == Reducer::Mean { rows.len() as f64 } else { 0.0 };
-                let block = Block { acc, rows: rows.as_ptr(), count: rows.len(), features, weights: std::ptr::null() };
-                return self.emit(k, index, segment, slot, |out| (direct.fold_block)(&block, out, divisor));
-            }
-            self.accumulate(k, index, first_row, rows);
-            // The sum of the weights stands behind the features, and so does the count without them.
-            let sum = acc.add(features * stage.input.accumulator().size());
-            if reduction.weights.is_none() {
-                match stage.input.accumulator() {
-                    DType::F64 => sum.cast::<f64>().write(rows.len() as f64),
-                    _ => sum.cast::<f32>().write(rows.len() as f32),
-                }
-            }
-            let divisor = if reduction.reducer == Reducer::Mean { sum.cast_const() } else { std::ptr::null() };
-            self.emit(k, index, segment, slot, |out| (reduction.kernels.finish_block)(acc, out, features, divisor))
-        }
-    }
-
-    unsafe fn emit_tree(&self, k: usize, index: usize, segment: u64, rows: u64, value: *const f64, slot: *mut u8) -> *const u8 {
+    /// Finishes the value of a tree, and sees that the row gets to where it belongs: the output's row, the slot of the next stage, or both.
+    unsafe fn emit_tree(&mut self, k: usize, index: usize, segment: u64, rows: u64, value: *const f64, slot: *mut u8) {
         let reduction = &self.step.stages[k].reductions[index];
-        // SAFETY: `value` is a row of a tree; `emit` gives a row of `features` elements to write.
+        let Some(out) = self.out(reduction, segment, slot) else { return };
+        // SAFETY: `value` is a row of a tree; `out` is a row of `features` elements to write.
         unsafe {
             let divisor = match (reduction.reducer, reduction.weights) {
                 (Reducer::Mean, Some(_)) => Some(value.add(self.step.features).read()),
                 (Reducer::Mean, None) => Some(rows as f64),
                 (Reducer::Sum | Reducer::Max | Reducer::Min | Reducer::Prod, _) => None,
             };
-            self.emit(k, index, segment, slot, |out| (reduction.kernels.finish_tree)(value, out, self.step.features, divisor))
+            (reduction.kernels.finish_tree)(value, out.start, self.step.features, divisor);
+            if !self.writes_in_place(reduction) {
+                self.deliver(reduction, segment..segment + 1, out);
+            }
         }
     }
+}
 
-    unsafe fn emit_fill(&self, k: usize, index: usize, segment: u64, slot: *mut u8) -> *const u8 {
-        let reduction = &self.step.stages[k].reductions[index];
-        // SAFETY: `emit` gives a row of `features` elements to write.
-        unsafe {
-            self.emit(k, index, segment, slot, |out| {
-                for feature in 0..self.step.features {
-                    std::ptr::copy_nonoverlapping(reduction.fill.as_ptr(), out.add(feature * reduction.size), reduction.size);
-                }
-            })
-        }
-    }
-
-    /// Lets `write` fill a dense row, and sees that it gets to where it belongs: the output's row, the slot of the next stage, or both.
-    unsafe fn emit(&self, k: usize, index: usize, segment: u64, slot: *mut u8, write: impl FnOnce(*mut u8)) -> *const u8 {
-        let reduction = &self.step.stages[k].reductions[index];
-        let Some(view) = reduction.write else {
-            if !slot.is_null() {
-                write(slot);
-            }
-            return slot;
-        };
-        let memory = self.memory[view.index()];
-        if memory.is_dense() {
-            let row = memory.row(segment as usize);
-            write(row);
-            return row;
-        }
-        // SAFETY: a scratch row has room for `features` elements; the output has this row.
-        unsafe {
-            let row = if slot.is_null() { self.scratch.add(reduction.row) } else { slot };
-            write(row);
-            for feature in 0..self.step.features {
-                let element = memory.element(segment as usize, feature);
-                std::ptr::copy_nonoverlapping(row.add(feature * reduction.size), element, reduction.size);
-            }
-            row
-        }
+/// Widens the weights of a block, and writes their sum behind the accumulators.
+unsafe fn weigh<A: Accumulator>(memory: Memory, first: usize, into: &mut [u64], acc: *mut u8, features: usize) {
+    // SAFETY: one weight a row; an accumulator is no larger than 8 bytes, and there is one more of them than features.
+    unsafe {
+        let sum = load_weights(memory, first, std::slice::from_raw_parts_mut(into.as_mut_ptr().cast::<A>(), into.len()));
+        acc.cast::<A>().add(features).write(sum);
     }
 }
 

@@ -75,9 +75,11 @@ pub(crate) struct Block {
     pub(crate) features: usize,
     /// One weight a row, in the accumulator's type, or null.
     pub(crate) weights: *const u8,
+    /// Whether rows that are wider than the registers are taken in tiles of columns.
+    pub(crate) tiled: bool,
 }
 
-/// Consecutive segments whose rows, dense, are folded by one reduction without weights into dense rows.
+/// Consecutive segments whose rows, dense, are folded by one reduction into dense rows.
 pub(crate) struct Run<'a> {
     pub(crate) segments: &'a Segments,
     pub(crate) source: Source,
@@ -87,51 +89,45 @@ pub(crate) struct Run<'a> {
     /// The row that segment 0 would have.
     pub(crate) out: *mut u8,
     pub(crate) out_stride: isize,
-    /// Whether results are divided by how many rows they have.
+    /// The size of an element of it.
+    pub(crate) out_size: usize,
+    /// One weight a row of the table.
+    pub(crate) weights: Option<Memory>,
+    /// Whether results are divided by how many rows they have, or by the sum of the weights.
     pub(crate) divides: bool,
     /// One element of an empty segment's row, in the first bytes.
     pub(crate) fill: [u8; 8],
+    /// Whether rows that are wider than the registers are taken in tiles of columns.
+    pub(crate) tiled: bool,
 }
 
 /// Where the rows of a [`Run`] lie.
 #[derive(Clone, Copy)]
 pub(crate) enum Source {
-    /// Row r begins at `start + r · stride`.
+    /// Row r of the table begins at `start + r · stride`.
     Strided { start: *const u8, stride: isize },
-    /// Row r is the one that id r looks up.
-    Looked { ids: Memory, table: Memory },
+    /// The rows of all segments of the run, one after the other.
+    Pointers(*const *const u8),
 }
 
-pub(crate) type FoldBlock = unsafe fn(&Block, *mut u8, f64);
 pub(crate) type FoldRun = unsafe fn(&Run<'_>, u64, u64, &mut u64) -> u64;
 
 /// What one reduction of one stage runs, over `features` elements each.
 #[derive(Clone, Copy)]
 pub(crate) struct Kernels {
+    /// Folds segments from the first up to the last, which is left out, or up to the first of more than one block, which is returned. Adds
+    /// up the rows that it read.
+    pub(crate) fold_run: FoldRun,
     /// Adds rows to an accumulator that starts anew.
     pub(crate) accumulate: unsafe fn(&Block),
-    /// Where results have the type of rows: what is done from registers.
-    pub(crate) direct: Option<Direct>,
     /// tree slot = accumulator, widened.
     pub(crate) store: unsafe fn(*mut f64, *const u8, usize),
     /// tree slot = combine(tree slot, accumulator).
     pub(crate) combine_block: unsafe fn(*mut f64, *const u8, usize),
     /// older slot = combine(older slot, newer slot).
     pub(crate) combine: unsafe fn(*mut f64, *const f64, usize),
-    /// out = accumulator, divided where a divisor (in the accumulator's type) is given.
-    pub(crate) finish_block: unsafe fn(*const u8, *mut u8, usize, *const u8),
     /// out = tree slot, divided where a divisor is given.
     pub(crate) finish_tree: unsafe fn(*const f64, *mut u8, usize, Option<f64>),
-}
-
-/// Kernels that fold, finish and write in one go.
-#[derive(Clone, Copy)]
-pub(crate) struct Direct {
-    /// Folds the rows of a segment of one block, without weights, divides by a divisor other than 0, and writes the result.
-    pub(crate) fold_block: FoldBlock,
-    /// Folds segments from the first up to the last, which is left out, or up to the first of more than one block, which is returned. Adds
-    /// up the rows that it read.
-    pub(crate) fold_run: FoldRun,
 }
 
 /// One module an instruction set: the same bodies, compiled for it.
@@ -147,15 +143,15 @@ macro_rules! compiled_for {
             }
 
             $(#[$feature])?
-            unsafe fn fold_block<T: Cell, R: VectorOp>(block: &Block, out: *mut u8, divisor: f64) {
+            unsafe fn fold_run<T: Cell, R: VectorOp>(run: &Run<'_>, first: u64, last: u64, rows: &mut u64) -> u64 {
                 // SAFETY: the caller's promise is passed on.
-                unsafe { body::fold_block::<T, T::$vectors, R>(block, out, divisor) }
+                unsafe { body::fold_run::<T, T::$vectors, R, true>(run, first, last, rows, accumulate::<T, R>, finish_block::<T, T>) }
             }
 
             $(#[$feature])?
-            unsafe fn fold_run<T: Cell, R: VectorOp>(run: &Run<'_>, first: u64, last: u64, rows: &mut u64) -> u64 {
+            unsafe fn fold_run_as<T: Cell, R: VectorOp, O: Value>(run: &Run<'_>, first: u64, last: u64, rows: &mut u64) -> u64 {
                 // SAFETY: the caller's promise is passed on.
-                unsafe { body::fold_run::<T, T::$vectors, R>(run, first, last, rows) }
+                unsafe { body::fold_run::<T, T::$vectors, R, false>(run, first, last, rows, accumulate::<T, R>, finish_block::<T, O>) }
             }
 
             $(#[$feature])?
@@ -177,9 +173,9 @@ macro_rules! compiled_for {
             }
 
             $(#[$feature])?
-            unsafe fn finish_block<A: Accumulator, O: Value>(acc: *const u8, out: *mut u8, features: usize, divisor: *const u8) {
+            unsafe fn finish_block<T: Cell, O: Value>(acc: *const u8, out: *mut u8, features: usize, divisor: *const u8) {
                 // SAFETY: the caller's promise is passed on.
-                unsafe { body::finish_block::<A, O>(acc, out, features, divisor) }
+                unsafe { body::finish_block::<T::$vectors, O>(acc, out, features, divisor) }
             }
 
             $(#[$feature])?
@@ -189,14 +185,12 @@ macro_rules! compiled_for {
             }
 
             pub(super) fn kernels<T: Cell, R: VectorOp, O: Value>() -> Kernels {
-                let direct = Direct { fold_block: fold_block::<T, R>, fold_run: fold_run::<T, R> };
                 Kernels {
+                    fold_run: if T::DTYPE == O::DTYPE { fold_run::<T, R> } else { fold_run_as::<T, R, O> },
                     accumulate: accumulate::<T, R>,
-                    direct: (T::DTYPE == O::DTYPE).then_some(direct),
                     store: store::<T::Acc>,
                     combine_block: combine_block::<T::Acc, R>,
                     combine: combine::<R>,
-                    finish_block: finish_block::<T::Acc, O>,
                     finish_tree: finish_tree::<O>,
                 }
             }

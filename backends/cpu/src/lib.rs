@@ -5,6 +5,7 @@
 //! allocated, and arenas are handed on from one executable to the next.
 
 mod arena;
+mod batch;
 mod cuts;
 mod executable;
 mod float_mode;
@@ -13,6 +14,7 @@ mod kernels;
 mod load;
 mod memory;
 mod moves;
+mod stream;
 mod vector;
 
 pub use kernels::Isa;
@@ -25,6 +27,10 @@ use std::sync::Arc;
 
 /// Steps that move fewer bytes than this run on the calling thread, unless the builder says otherwise: waking another one costs more.
 pub const SMALL_BYTES: u64 = 1 << 20;
+
+/// Outputs of at least this many bytes are written past the cache, unless the builder says otherwise: smaller ones may still be there when
+/// whoever asked for them reads them.
+pub const STREAM_BYTES: u64 = 32 << 20;
 
 /// The CPU backend.
 #[derive(Clone)]
@@ -39,6 +45,7 @@ pub(crate) struct Shared {
     pub(crate) arenas: ArenaPool,
     pub(crate) poison: Option<u8>,
     pub(crate) small_bytes: u64,
+    pub(crate) stream_bytes: u64,
 }
 
 /// Where the work of larger steps runs.
@@ -66,6 +73,7 @@ pub struct CpuBuilder {
     isa: Option<Isa>,
     poison: Option<u8>,
     small_bytes: Option<u64>,
+    stream_bytes: Option<u64>,
 }
 
 impl CpuBuilder {
@@ -105,6 +113,13 @@ impl CpuBuilder {
         self
     }
 
+    /// Outputs of at least this many bytes are written past the cache ([`STREAM_BYTES`] where it is not said). Results are the same.
+    #[must_use]
+    pub fn stream_bytes(mut self, bytes: u64) -> Self {
+        self.stream_bytes = Some(bytes);
+        self
+    }
+
     /// The backend.
     ///
     /// # Errors
@@ -125,8 +140,14 @@ impl CpuBuilder {
                 if threads == 1 { Pool::Caller } else { Pool::Threads(Arc::new(start_pool(threads)?)) }
             }
         };
-        let shared =
-            Shared { pool, isa, arenas: ArenaPool::default(), poison: self.poison, small_bytes: self.small_bytes.unwrap_or(SMALL_BYTES) };
+        let shared = Shared {
+            pool,
+            isa,
+            arenas: ArenaPool::default(),
+            poison: self.poison,
+            small_bytes: self.small_bytes.unwrap_or(SMALL_BYTES),
+            stream_bytes: self.stream_bytes.unwrap_or(STREAM_BYTES),
+        };
         Ok(CpuBackend { target: target(), shared: Arc::new(shared) })
     }
 }

@@ -8,11 +8,11 @@ use levelfold::numerics::{Accumulator, AddOp, ReduceOp, Value};
 use levelfold::plan::{Load, Order};
 
 impl Walker<'_> {
-    /// Finds (or brings to the tile) the dense rows from `first` on.
+    /// Finds (or brings to the tile, behind the `behind` rows that are there) the dense rows from `first` on.
     ///
     /// # Safety
     /// As for [`Walker::run`].
-    pub(crate) unsafe fn load(&mut self, segment: u64, first: usize, rows: &mut [*const u8]) {
+    pub(crate) unsafe fn load(&mut self, segment: u64, first: usize, behind: usize, rows: &mut [*const u8]) {
         let step = self.step;
         let stage = &step.stages[0];
         // SAFETY: the caller's promise: rows and ids are inside their views, checked before the run.
@@ -25,7 +25,7 @@ impl Walker<'_> {
                         let tile = self.scratch.add(stage.tile);
                         for (index, row) in rows.iter_mut().enumerate() {
                             let from = *row;
-                            *row = tile.add(index * step.features * table.dtype.size());
+                            *row = tile.add((behind + index) * step.features * table.dtype.size());
                             let element = |_, feature: usize| from.wrapping_offset(feature as isize * table.feature_stride);
                             copy_tile(row.cast_mut(), element, 1, step.features, table.dtype.size());
                         }
@@ -43,13 +43,13 @@ impl Walker<'_> {
                             let (length, skipped) = ((range.end - range.start) as usize, first - range.start as usize);
                             let size = memory.dtype.size();
                             let block = memory.start.add(self.packed_start(segment) * step.features * size);
-                            let tile = self.scratch.add(stage.tile);
+                            let tile = self.scratch.add(stage.tile).add(behind * step.features * size);
                             let element = |row: usize, feature: usize| block.add((feature * length + skipped + row) * size).cast_const();
                             copy_tile(tile, element, rows.len(), step.features, size);
                             point_into(rows, tile, step.features * size);
                         }
                         None if memory.is_dense() => point_at(rows, memory, first),
-                        None => self.load_window(memory, first, rows),
+                        None => self.load_window(memory, first, behind, rows),
                     }
                 }
             }
@@ -65,7 +65,7 @@ impl Walker<'_> {
     }
 
     /// Rows whose features do not lie together are turned through the tile. Where segments follow each other, the tile is filled ahead.
-    unsafe fn load_window(&mut self, memory: Memory, first: usize, rows: &mut [*const u8]) {
+    unsafe fn load_window(&mut self, memory: Memory, first: usize, behind: usize, rows: &mut [*const u8]) {
         let step = self.step;
         let stage = &step.stages[0];
         let table = self.tables.get(stage.table);
@@ -74,9 +74,15 @@ impl Walker<'_> {
         unsafe {
             let tile = self.scratch.add(stage.tile);
             let end = first + rows.len();
+            let element = |row: usize, feature: usize| memory.element(first + row, feature).cast_const();
+            if !table.is_partition() {
+                let tile = tile.add(behind * step.features * size);
+                copy_tile(tile, element, rows.len(), step.features, size);
+                point_into(rows, tile, step.features * size);
+                return;
+            }
             if !(self.window.0 <= first && end <= self.window.1) {
-                let ahead = if table.is_partition() { (first + TILE_ROWS).min(table.rows() as usize) } else { end };
-                let element = |row: usize, feature: usize| memory.element(first + row, feature).cast_const();
+                let ahead = (first + TILE_ROWS).min(table.rows() as usize);
                 copy_tile(tile, element, ahead - first, step.features, size);
                 self.window = (first, ahead);
             }
@@ -149,33 +155,26 @@ pub(crate) unsafe fn load_ids(ids: Memory, first: usize, rows: &mut [*const u8],
     }
 }
 
-/// Widens the weights of a block, and writes their sum (left to right) behind the accumulators.
-pub(crate) unsafe fn load_weights<A: Accumulator>(
-    memory: Memory,
-    first: usize,
-    count: usize,
-    into: *mut u8,
-    acc: *mut u8,
-    features: usize,
-) {
+/// Widens the weights of a block, and gives their sum, left to right.
+#[inline(always)]
+pub(crate) unsafe fn load_weights<A: Accumulator>(memory: Memory, first: usize, into: &mut [A]) -> A {
     let mut sum: A = AddOp::identity();
-    for index in 0..count {
+    for (index, into) in into.iter_mut().enumerate() {
         let address = memory.row(first + index);
-        // SAFETY: one weight a row; `into` has room for a block of accumulators, `acc` for one more than the features.
-        unsafe {
-            let weight = match memory.dtype {
+        // SAFETY: one weight a row.
+        let weight = unsafe {
+            match memory.dtype {
                 DType::F32 => Value::to_f64(address.cast::<f32>().read()),
                 DType::F64 => address.cast::<f64>().read(),
                 DType::F16 => Value::to_f64(address.cast::<f16>().read()),
                 DType::BF16 => Value::to_f64(address.cast::<bf16>().read()),
                 DType::U8 | DType::U16 | DType::U32 | DType::I32 | DType::I64 => unreachable!("weights were checked to be floats"),
-            };
-            // Exact: weights widen to the accumulator.
-            let weight = A::of_f64(weight);
-            sum = Accumulator::add(sum, weight);
-            into.cast::<A>().add(index).write(weight);
-        }
+            }
+        };
+        // Exact: weights widen to the accumulator.
+        let weight = A::of_f64(weight);
+        sum = Accumulator::add(sum, weight);
+        *into = weight;
     }
-    // SAFETY: as above.
-    unsafe { acc.cast::<A>().add(features).write(sum) };
+    sum
 }

@@ -41,6 +41,19 @@ pub(crate) trait Vector: Copy {
     unsafe fn minimum(self, other: Self) -> Self;
     /// NaNs become the canonical one.
     unsafe fn canonical(self) -> Self;
+    /// Rounds the first `count` lanes, once, to a type of any size. NaNs are canonical before.
+    #[inline(always)]
+    unsafe fn round_as<O: Value>(self, to: *mut O, count: usize) {
+        // No vector has more lanes.
+        let mut lanes = [Self::Acc::default(); 16];
+        // SAFETY: the caller's promise; the array has all lanes.
+        unsafe {
+            self.store(lanes.as_mut_ptr());
+            for (index, lane) in lanes.iter().enumerate().take(count) {
+                to.add(index).write(O::from_acc(*lane));
+            }
+        }
+    }
 }
 
 /// Elements of a type, as a vector of their accumulators.

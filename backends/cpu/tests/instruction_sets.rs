@@ -3,9 +3,9 @@
 use levelfold_conformance::Config;
 use levelfold_cpu::{CpuBackend, Isa};
 
-/// With the threads of the configuration, or two, and everything cut and spread.
+/// With the threads of the configuration, or two, everything cut and spread, and every output written past the cache.
 fn cpu(isa: Isa, config: &Config) -> levelfold::Result<CpuBackend> {
-    let mut cpu = CpuBackend::builder().isa(isa).threads(config.threads.unwrap_or(2)).small_bytes(0);
+    let mut cpu = CpuBackend::builder().isa(isa).threads(config.threads.unwrap_or(2)).small_bytes(0).stream_bytes(0);
     if let Some(byte) = config.poison {
         cpu = cpu.poison(byte);
     }

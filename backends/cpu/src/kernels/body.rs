@@ -1,9 +1,11 @@
 //! The loops themselves, over vectors of any instruction set.
 //!
 //! Rows are read strictly in order, a whole row at a time where its accumulators fit the registers; wider rows are taken four at a time over accumulators
-//! in the first cache. Memory is then read almost as it lies, which is what it is fastest at.
+//! in the first cache. Memory is then read almost as it lies, which is what it is fastest at. Rows that a small table holds are in a cache already: of
+//! those, wide ones are taken as many columns at a time as the registers hold.
 
 use super::{Block, Run, Source};
+use crate::load::load_weights;
 use crate::vector::{Lanes, Vector, VectorOp};
 use levelfold::numerics::{Accumulator, BLOCK_ROWS, Value};
 
@@ -97,6 +99,8 @@ struct Input<'a, T: Value, S, const WEIGHTED: bool> {
     weights: *const T::Acc,
     /// `features` accumulators, for rows that are wider than the registers.
     acc: *mut T::Acc,
+    /// Whether such rows are taken in tiles of columns.
+    tiled: bool,
 }
 
 impl<T: Value, S: Rows<T>, const WEIGHTED: bool> Input<'_, T, S, WEIGHTED> {
@@ -195,15 +199,15 @@ impl<T: Value, S: Rows<T>, const WEIGHTED: bool> Input<'_, T, S, WEIGHTED> {
         let vectors = self.features / X::LANES;
         // SAFETY: the caller's block; columns stay below its features.
         unsafe {
-            if vectors > X::TILE {
+            if vectors > X::TILE && !self.tiled {
                 return self.wide::<X, R>(emit);
             }
             let mut done = 0;
-            if X::TILE >= 16 && vectors == 16 {
-                self.tile::<X, R, 16>(0, emit);
-                done = 16;
+            while X::TILE >= 16 && vectors - done >= 16 {
+                self.tile::<X, R, 16>(done * X::LANES, emit);
+                done += 16;
             }
-            if vectors - done >= 8 {
+            while vectors - done >= 8 {
                 self.tile::<X, R, 8>(done * X::LANES, emit);
                 done += 8;
             }
@@ -232,64 +236,98 @@ impl<T: Value, S: Rows<T>, const WEIGHTED: bool> Input<'_, T, S, WEIGHTED> {
 pub(super) unsafe fn accumulate<T: Value, X: Lanes<T>, R: VectorOp>(block: &Block) {
     let rows = &Pointers(block.rows);
     let (acc, weights) = (block.acc.cast::<T::Acc>(), block.weights.cast::<T::Acc>());
-    let Block { count, features, .. } = *block;
+    let Block { count, features, tiled, .. } = *block;
     // SAFETY: the caller's block.
     unsafe {
         if weights.is_null() {
-            Input::<T, _, false> { rows, count, features, weights, acc }.fold::<X, R>(&ToAcc(acc));
+            Input::<T, _, false> { rows, count, features, weights, acc, tiled }.fold::<X, R>(&ToAcc(acc));
         } else {
-            Input::<T, _, true> { rows, count, features, weights, acc }.fold::<X, R>(&ToAcc(acc));
+            Input::<T, _, true> { rows, count, features, weights, acc, tiled }.fold::<X, R>(&ToAcc(acc));
         }
     }
 }
 
-/// See [`Direct::fold_block`](super::Direct::fold_block).
+/// See [`Kernels::fold_run`](super::Kernels::fold_run). `SAME` where results have the type of rows: they are then written from registers.
 #[inline(always)]
-pub(super) unsafe fn fold_block<T: Value, X: Lanes<T>, R: VectorOp>(block: &Block, out: *mut u8, divisor: f64) {
-    let rows = &Pointers(block.rows);
-    let Block { count, features, .. } = *block;
-    let input = Input::<T, _, false> { rows, count, features, weights: std::ptr::null(), acc: block.acc.cast() };
-    // SAFETY: the caller's block, and a row to write.
-    unsafe { input.fold::<X, R>(&ToRow::<T> { out: out.cast(), divisor: T::Acc::of_f64(divisor) }) }
-}
-
-/// See [`Direct::fold_run`](super::Direct::fold_run).
-#[inline(always)]
-pub(super) unsafe fn fold_run<T: Value, X: Lanes<T>, R: VectorOp>(run: &Run<'_>, first: u64, last: u64, rows_read: &mut u64) -> u64 {
-    let (features, weights, acc) = (run.features, std::ptr::null(), run.acc.cast());
+pub(super) unsafe fn fold_run<T: Value, X: Lanes<T>, R: VectorOp, const SAME: bool>(
+    run: &Run<'_>,
+    first: u64,
+    last: u64,
+    rows_read: &mut u64,
+    accumulate: unsafe fn(&Block),
+    finish: unsafe fn(*const u8, *mut u8, usize, *const u8),
+) -> u64 {
+    let Run { features, tiled, .. } = *run;
+    let acc = run.acc.cast::<T::Acc>();
+    let mut weights = [T::Acc::default(); BLOCK_ROWS];
     let mut pointers = [std::ptr::null::<u8>(); BLOCK_ROWS];
+    let mut before = 0;
     for segment in first..last {
         let range = run.segments.range(segment);
         let (start, count) = (range.start as usize, (range.end - range.start) as usize);
         if count > BLOCK_ROWS {
+            *rows_read += before as u64;
             return segment;
         }
-        *rows_read += count as u64;
-        let out = run.out.wrapping_offset(segment as isize * run.out_stride).cast::<T>();
+        let at = before;
+        before += count;
+        let out = run.out.wrapping_offset(segment as isize * run.out_stride);
         // SAFETY: the caller's rows, ids and results.
         unsafe {
             if count == 0 {
-                let fill = run.fill.as_ptr().cast::<T>().read_unaligned();
                 for feature in 0..features {
-                    out.add(feature).write_unaligned(fill);
+                    std::ptr::copy_nonoverlapping(run.fill.as_ptr(), out.add(feature * run.out_size), run.out_size);
                 }
                 continue;
             }
-            let divisor = if run.divides { T::Acc::of_f64(count as f64) } else { T::Acc::default() };
-            let emit = &ToRow::<T> { out, divisor };
-            match run.source {
-                Source::Strided { start: base, stride } => {
-                    let rows = &Strided { start: base.wrapping_offset(start as isize * stride), stride };
-                    Input::<T, _, false> { rows, count, features, weights, acc }.fold::<X, R>(emit);
-                }
-                Source::Looked { ids, table } => {
-                    crate::load::load_ids(ids, start, &mut pointers[..count], |id| table.row(id));
-                    let rows = &Pointers(pointers.as_ptr());
-                    Input::<T, _, false> { rows, count, features, weights, acc }.fold::<X, R>(emit);
+            let mut divisor = if run.divides { T::Acc::of_f64(count as f64) } else { T::Acc::default() };
+            if let Some(memory) = run.weights {
+                let sum = load_weights::<T::Acc>(memory, start, &mut weights[..count]);
+                if run.divides {
+                    divisor = sum;
                 }
             }
+            if SAME {
+                let emit = &ToRow::<T> { out: out.cast(), divisor };
+                match (run.source, run.weights) {
+                    (Source::Strided { start: base, stride }, None) => {
+                        let rows = &Strided { start: base.wrapping_offset(start as isize * stride), stride };
+                        let input = Input::<T, _, false> { rows, count, features, weights: weights.as_ptr(), acc, tiled };
+                        input.fold::<X, R>(emit);
+                        continue;
+                    }
+                    (Source::Strided { start: base, stride }, Some(_)) => {
+                        let rows = &Strided { start: base.wrapping_offset(start as isize * stride), stride };
+                        let input = Input::<T, _, true> { rows, count, features, weights: weights.as_ptr(), acc, tiled };
+                        input.fold::<X, R>(emit);
+                        continue;
+                    }
+                    (Source::Pointers(all), None) => {
+                        let rows = &Pointers(all.add(at));
+                        let input = Input::<T, _, false> { rows, count, features, weights: weights.as_ptr(), acc, tiled };
+                        input.fold::<X, R>(emit);
+                        continue;
+                    }
+                    (Source::Pointers(_), Some(_)) => {}
+                }
+            }
+            // What is rarer goes through the accumulator in memory.
+            let rows = match run.source {
+                Source::Pointers(all) => all.add(at),
+                Source::Strided { start: base, stride } => {
+                    for (index, row) in pointers[..count].iter_mut().enumerate() {
+                        *row = base.wrapping_offset((start + index) as isize * stride);
+                    }
+                    pointers.as_ptr()
+                }
+            };
+            let weights = if run.weights.is_some() { weights.as_ptr().cast() } else { std::ptr::null() };
+            accumulate(&Block { acc: run.acc, rows, count, features, weights, tiled });
+            let divisor = if run.divides { std::ptr::from_ref(&divisor).cast() } else { std::ptr::null() };
+            finish(run.acc, out, features, divisor);
         }
     }
+    *rows_read += before as u64;
     last
 }
 
@@ -333,20 +371,20 @@ pub(super) unsafe fn combine<X: Vector<Acc = f64>, R: VectorOp>(older: *mut f64,
 
 /// See [`Kernels::finish_block`](super::Kernels::finish_block).
 #[inline(always)]
-pub(super) unsafe fn finish_block<A: Accumulator, O: Value>(acc: *const u8, out: *mut u8, features: usize, divisor: *const u8) {
+pub(super) unsafe fn finish_block<X: Vector, O: Value>(acc: *const u8, out: *mut u8, features: usize, divisor: *const u8) {
+    let (acc, out) = (acc.cast::<X::Acc>(), out.cast::<O>());
+    let full = features / X::LANES * X::LANES;
     // SAFETY: the caller gives `features` elements of each, which do not overlap, and a divisor or null.
     unsafe {
-        let acc = std::slice::from_raw_parts(acc.cast::<A>(), features);
-        let out = std::slice::from_raw_parts_mut(out.cast::<O>(), features);
-        if divisor.is_null() {
-            for (out, acc) in out.iter_mut().zip(acc) {
-                *out = O::from_acc(*acc);
-            }
-        } else {
-            let divisor = divisor.cast::<A>().read();
-            for (out, acc) in out.iter_mut().zip(acc) {
-                *out = O::from_acc(acc.div(divisor));
-            }
+        let divisor = if divisor.is_null() { None } else { Some(X::splat(divisor.cast::<X::Acc>().read())) };
+        let finish = |lanes: X| divisor.map_or(lanes, |divisor| lanes.div(divisor)).canonical();
+        let mut column = 0;
+        while column < full {
+            finish(X::load(acc.add(column))).round_as(out.add(column), X::LANES);
+            column += X::LANES;
+        }
+        if full < features {
+            finish(X::load_part(acc.add(full), features - full)).round_as(out.add(full), features - full);
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use super::{Lanes, Vector, own_lanes};
 use half::{bf16, f16};
+use levelfold::DType;
 use levelfold::numerics::Value;
 use std::arch::x86_64::*;
 
@@ -63,6 +64,50 @@ macro_rules! memory {
     };
 }
 
+/// Of single precision, the 16-bit types have instructions; other roundings are done lane by lane.
+macro_rules! round_f32 {
+    () => {
+        #[inline(always)]
+        unsafe fn round_as<O: Value>(self, to: *mut O, count: usize) {
+            // SAFETY: the caller gives `count` elements of the type that the pointer is cast to.
+            unsafe {
+                match (O::DTYPE, count == Self::LANES) {
+                    (DType::F32, true) => Lanes::<f32>::round(self, to.cast()),
+                    (DType::F32, false) => Lanes::<f32>::round_part(self, to.cast(), count),
+                    (DType::F16, true) => Lanes::<f16>::round(self, to.cast()),
+                    (DType::F16, false) => Lanes::<f16>::round_part(self, to.cast(), count),
+                    (DType::BF16, true) => Lanes::<bf16>::round(self, to.cast()),
+                    (DType::BF16, false) => Lanes::<bf16>::round_part(self, to.cast(), count),
+                    _ => {
+                        let mut lanes = [0f32; Self::LANES];
+                        self.store(lanes.as_mut_ptr());
+                        for (index, lane) in lanes.iter().enumerate().take(count) {
+                            to.add(index).write(O::from_f32(*lane));
+                        }
+                    }
+                }
+            }
+        }
+    };
+}
+
+/// As above, of double precision: nothing narrower is rounded to by vectors, since all but f32 would be rounded twice.
+macro_rules! round_f64 {
+    () => {
+        #[inline(always)]
+        unsafe fn round_as<O: Value>(self, to: *mut O, count: usize) {
+            let mut lanes = [0f64; Self::LANES];
+            // SAFETY: the caller gives `count` elements.
+            unsafe {
+                self.store(lanes.as_mut_ptr());
+                for (index, lane) in lanes.iter().enumerate().take(count) {
+                    to.add(index).write(O::from_f64(*lane));
+                }
+            }
+        }
+    };
+}
+
 /// AVX2.
 ///
 /// `max` and `min` of the machine give the second operand where either is a NaN or both are equal. Taken both ways round, equal operands (of which
@@ -70,7 +115,7 @@ macro_rules! memory {
 /// either is a NaN makes one of whatever came out.
 macro_rules! avx2 {
     ($vector:ident, $float:ident, $lanes:literal, $splat:ident, $load:ident, $store:ident, $add:ident, $mul:ident, $div:ident,
-     $max:ident, $min:ident, $and:ident, $or:ident, $cmp:ident, $blend:ident, $mask_load:ident, $mask_store:ident, $int:ty) => {
+     $max:ident, $min:ident, $and:ident, $or:ident, $cmp:ident, $blend:ident, $mask_load:ident, $mask_store:ident, $int:ty, $round:ident) => {
         impl $vector {
             #[inline(always)]
             unsafe fn first(count: usize) -> __m256i {
@@ -90,6 +135,7 @@ macro_rules! avx2 {
 
             memory!($float, $splat, $load, $store);
             arithmetic!($add, $mul, $div);
+            $round!();
 
             #[inline(always)]
             unsafe fn load_part(from: *const $float, count: usize) -> Self {
@@ -150,7 +196,8 @@ avx2!(
     _mm256_blendv_ps,
     _mm256_maskload_ps,
     _mm256_maskstore_ps,
-    i32
+    i32,
+    round_f32
 );
 avx2!(
     F64x4,
@@ -170,7 +217,8 @@ avx2!(
     _mm256_blendv_pd,
     _mm256_maskload_pd,
     _mm256_maskstore_pd,
-    i64
+    i64,
+    round_f64
 );
 
 /// The larger (of two zeros, the positive one), with the sign that it has.
@@ -181,7 +229,7 @@ const SMALLER: i32 = 0b0100;
 /// AVX-512. Of a number and a NaN, `range` gives the number; where either is a NaN, their sum is one.
 macro_rules! avx512 {
     ($vector:ident, $float:ident, $lanes:literal, $mask:ty, $splat:ident, $load:ident, $store:ident, $add:ident, $mul:ident, $div:ident,
-     $range:ident, $mask_add:ident, $cmp:ident, $mask_mov:ident, $mask_load:ident, $mask_store:ident) => {
+     $range:ident, $mask_add:ident, $cmp:ident, $mask_mov:ident, $mask_load:ident, $mask_store:ident, $round:ident) => {
         impl $vector {
             #[inline(always)]
             fn first(count: usize) -> $mask {
@@ -197,6 +245,7 @@ macro_rules! avx512 {
 
             memory!($float, $splat, $load, $store);
             arithmetic!($add, $mul, $div);
+            $round!();
 
             #[inline(always)]
             unsafe fn load_part(from: *const $float, count: usize) -> Self {
@@ -255,7 +304,8 @@ avx512!(
     _mm512_cmp_ps_mask,
     _mm512_mask_mov_ps,
     _mm512_maskz_loadu_ps,
-    _mm512_mask_storeu_ps
+    _mm512_mask_storeu_ps,
+    round_f32
 );
 avx512!(
     F64x8,
@@ -273,7 +323,8 @@ avx512!(
     _mm512_cmp_pd_mask,
     _mm512_mask_mov_pd,
     _mm512_maskz_loadu_pd,
-    _mm512_mask_storeu_pd
+    _mm512_mask_storeu_pd,
+    round_f64
 );
 
 /// 16-bit floats, as the integers that registers move.

@@ -1,0 +1,241 @@
+//! Batches: many short segments of a stage, folded by one call for each reduction.
+//!
+//! The tables above the lowest partition the rows below, so the rows of consecutive segments are consecutive rows of the stage below: they are made
+//! in one batch as well, into a tile that stays in the first caches. What several reductions read is there from the second on, and results
+//! that go past the cache, or to places apart, are put together in scratch first.
+
+use crate::fold::{BATCH_ROWS, ReductionRun, TILE_ROWS, Walker};
+use crate::kernels::{Run, Source};
+use crate::stream;
+use levelfold::Reducer;
+use levelfold::numerics::BLOCK_ROWS_U64;
+use levelfold::plan::{Load, Order};
+use std::ops::Range;
+
+/// Dense rows, one after the other: where the first lies, and how far the next is.
+#[derive(Clone, Copy)]
+pub(crate) struct Dense {
+    pub(crate) start: *mut u8,
+    pub(crate) stride: isize,
+}
+
+impl Dense {
+    pub(crate) fn row(self, index: usize) -> *mut u8 {
+        self.start.wrapping_offset(index as isize * self.stride)
+    }
+}
+
+/// How the rows of stage 0 are found.
+enum Found {
+    /// In place, at equal distances, in the order of the table.
+    InPlace(Source),
+    /// One by one.
+    Pointed,
+    /// Turned, into the tile.
+    Turned,
+}
+
+impl Walker<'_> {
+    /// Folds consecutive short segments of a stage, as many as make a batch, and returns the first that is left: the first of all where that is
+    /// a long one. `slots` are dense rows for the results that feed another stage, from the first segment's on, or null.
+    ///
+    /// # Safety
+    /// As for [`Walker::run`].
+    pub(crate) unsafe fn fold_batch(&mut self, k: usize, first: u64, last: u64, slots: *mut u8) -> u64 {
+        let step = self.step;
+        let stage = &step.stages[k];
+        let found = if k == 0 { self.find() } else { Found::Pointed };
+        // SAFETY: the caller's promise.
+        unsafe {
+            let staged = self.stages_rows(k, slots);
+            if let (Found::InPlace(source), [_], false) = (&found, stage.reductions.as_slice(), staged) {
+                return self.run_all(k, first..last, slots, *source);
+            }
+            let most_rows = match found {
+                Found::Turned => TILE_ROWS,
+                Found::InPlace(_) | Found::Pointed => stage.batch_rows,
+            };
+            let most_segments = if staged { stage.staged_rows as u64 } else { u64::MAX };
+            let (last, rows) = self.batch_end(k, first..last.min(first.saturating_add(most_segments)), most_rows as u64);
+            if last == first {
+                return first;
+            }
+            let source = match found {
+                Found::InPlace(source) => source,
+                Found::Pointed if k > 0 => {
+                    let table = self.tables.get(stage.table);
+                    let children = table.range(first).start..table.range(last - 1).end;
+                    let made = self.fold_segments(k - 1, children.clone(), self.scratch.add(stage.tile));
+                    let start = made.start.wrapping_offset(-(children.start as isize).wrapping_mul(made.stride));
+                    Source::Strided { start, stride: made.stride }
+                }
+                Found::Pointed | Found::Turned => self.point(first..last, rows as usize),
+            };
+            self.run_all(k, first..last, slots, source)
+        }
+    }
+
+    /// Whether a reduction's rows are put together in scratch before they are written.
+    fn stages_rows(&self, k: usize, slots: *mut u8) -> bool {
+        let stage = &self.step.stages[k];
+        stage.reductions.iter().enumerate().any(|(index, reduction)| {
+            let in_slots = stage.feeds == Some(index) && !slots.is_null();
+            reduction.write.is_some() && !in_slots && !self.writes_in_place(reduction)
+        })
+    }
+
+    /// Whether results are written where they belong at once.
+    pub(crate) fn writes_in_place(&self, reduction: &ReductionRun) -> bool {
+        reduction.write.is_some_and(|view| !reduction.streams && self.memory[view.index()].is_dense())
+    }
+
+    /// The end of a batch, which has so many rows at most and no long segment, and its rows.
+    fn batch_end(&self, k: usize, segments: Range<u64>, most_rows: u64) -> (u64, u64) {
+        let table = self.tables.get(self.step.stages[k].table);
+        let mut rows = 0;
+        for segment in segments.clone() {
+            let range = table.range(segment);
+            let own = range.end - range.start;
+            if own > BLOCK_ROWS_U64 || rows + own > most_rows {
+                return (segment, rows);
+            }
+            rows += own;
+        }
+        (segments.end, rows)
+    }
+
+    /// How stage 0 finds its rows.
+    fn find(&self) -> Found {
+        let step = self.step;
+        match step.load {
+            Load::View { values } => {
+                let values = self.memory[values.index()];
+                let in_place = Found::InPlace(Source::Strided { start: values.start, stride: values.row_stride });
+                match values.packed {
+                    None if values.is_dense() => in_place,
+                    None => Found::Turned,
+                    Some((_, Order::RowMajor)) if self.tables.get(step.stages[0].table).is_partition() => in_place,
+                    Some((_, Order::RowMajor)) => Found::Pointed,
+                    Some((_, Order::FeatureMajor)) => Found::Turned,
+                }
+            }
+            Load::Gather { table, .. } => {
+                if self.memory[table.index()].is_dense() {
+                    Found::Pointed
+                } else {
+                    Found::Turned
+                }
+            }
+        }
+    }
+
+    /// Finds the rows of a batch of stage 0 one by one, or brings them to the tile.
+    unsafe fn point(&mut self, segments: Range<u64>, rows: usize) -> Source {
+        let table = self.tables.get(self.step.stages[0].table);
+        // SAFETY: the caller's promise; a batch has no more rows than there is room for.
+        unsafe {
+            let pointers = self.scratch.add(self.step.pointers).cast::<*const u8>();
+            let pointers = std::slice::from_raw_parts_mut(pointers, rows);
+            if table.is_partition() && self.is_one_piece() {
+                self.load(segments.start, table.range(segments.start).start as usize, 0, pointers);
+            } else {
+                let mut at = 0;
+                for segment in segments {
+                    let range = table.range(segment);
+                    let own = (range.end - range.start) as usize;
+                    self.load(segment, range.start as usize, at, &mut pointers[at..at + own]);
+                    at += own;
+                }
+            }
+            Source::Pointers(pointers.as_ptr())
+        }
+    }
+
+    /// Whether rows are found in the same way across the ends of segments.
+    fn is_one_piece(&self) -> bool {
+        match self.step.load {
+            Load::View { values } => self.memory[values.index()].packed.is_none(),
+            Load::Gather { .. } => true,
+        }
+    }
+
+    /// Runs every reduction over short segments, and sees that results get to where they belong. Returns the first that is left: where `segments`
+    /// have a long one, that one.
+    unsafe fn run_all(&mut self, k: usize, segments: Range<u64>, slots: *mut u8, source: Source) -> u64 {
+        let step = self.step;
+        let stage = &step.stages[k];
+        let (mut next, mut rows) = (segments.end, 0);
+        for (index, reduction) in stage.reductions.iter().enumerate() {
+            let slots = if stage.feeds == Some(index) { slots } else { std::ptr::null_mut() };
+            let Some(out) = self.out(reduction, segments.start, slots) else { continue };
+            let run = Run {
+                segments: self.tables.get(stage.table),
+                source,
+                features: step.features,
+                acc: self.scratch.wrapping_add(reduction.acc),
+                out: out.start.wrapping_offset((segments.start as isize).wrapping_mul(out.stride).wrapping_neg()),
+                out_stride: out.stride,
+                out_size: reduction.size,
+                weights: reduction.weights.map(|view| self.memory[view.index()]),
+                divides: reduction.reducer == Reducer::Mean,
+                fill: reduction.fill,
+                tiled: k > 0 || step.tiled,
+            };
+            rows = 0;
+            // SAFETY: the source has the rows of these segments, and the output theirs.
+            unsafe {
+                next = (reduction.kernels.fold_run)(&run, segments.start, segments.end, &mut rows);
+                if !self.writes_in_place(reduction) {
+                    self.deliver(reduction, segments.start..next, out);
+                }
+            }
+        }
+        self.read += rows * (stage.weight_read + if k == 0 { step.row_read } else { 0 });
+        self.written += (next - segments.start) * stage.segment_written;
+        next
+    }
+
+    /// Where the results of a reduction are written first, from a segment on.
+    pub(crate) fn out(&self, reduction: &ReductionRun, segment: u64, slots: *mut u8) -> Option<Dense> {
+        let row_bytes = (self.step.features * reduction.size) as isize;
+        match reduction.write {
+            Some(view) if self.writes_in_place(reduction) => {
+                let memory = self.memory[view.index()];
+                Some(Dense { start: memory.row(segment as usize), stride: memory.row_stride })
+            }
+            Some(_) if slots.is_null() => Some(Dense { start: self.scratch.wrapping_add(reduction.staged), stride: row_bytes }),
+            Some(_) => Some(Dense { start: slots, stride: row_bytes }),
+            None if slots.is_null() => None,
+            None => Some(Dense { start: slots, stride: row_bytes }),
+        }
+    }
+
+    /// Copies finished rows to the view that they belong to, where there is one.
+    pub(crate) unsafe fn deliver(&mut self, reduction: &ReductionRun, segments: Range<u64>, from: Dense) {
+        let Some(view) = reduction.write else { return };
+        let memory = self.memory[view.index()];
+        let row_bytes = self.step.features * reduction.size;
+        let (first, rows) = (segments.start as usize, (segments.end - segments.start) as usize);
+        // SAFETY: the view has these rows, `from` as well, and they are dense.
+        unsafe {
+            if memory.is_dense() && memory.row_stride == row_bytes as isize {
+                stream::copy(from.start, memory.row(first), rows * row_bytes);
+                self.streamed = true;
+            } else if memory.is_dense() {
+                for row in 0..rows {
+                    stream::copy(from.row(row), memory.row(first + row), row_bytes);
+                }
+                self.streamed = true;
+            } else {
+                for row in 0..rows {
+                    for feature in 0..self.step.features {
+                        let element = memory.element(first + row, feature);
+                        std::ptr::copy_nonoverlapping(from.row(row).add(feature * reduction.size), element, reduction.size);
+                    }
+                }
+            }
+        }
+    }
+}
+
+const _: () = assert!(TILE_ROWS <= BATCH_ROWS, "the pointers of a tile have room");
