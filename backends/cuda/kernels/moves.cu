@@ -253,7 +253,11 @@ LF_KERNEL(lf_copy, CopyArgs, MOVE_THREADS) {
 
 // ---------------------------------------------------------------------------------------------------------------- tests
 
+#ifndef LF_SHIM
+#define LF_AT(Args, field) (u32)(u64)&((const Args*)0)->field
+#else
 #define LF_AT(Args, field) (u32)__builtin_offsetof(Args, field)
+#endif
 
 // Sizes and offsets, in the order of args::layout, so that a test can hold the host's against them.
 LF_KERNEL(lf_layout, LayoutArgs, 1) {

@@ -119,7 +119,12 @@ EXPORT int nvrtcCompileProgram(void* handle, int count, const char* const* optio
     return 5;
   }
   // What the real one does where it is not told otherwise.
-  if (fmad) command.insert(command.end(), {"-ffp-contract=fast", "-mfma"});
+  if (fmad) {
+    command.insert(command.end(), {"-ffp-contract=fast", "-O2"});
+#if defined(__x86_64__)
+    command.emplace_back("-mfma");
+#endif
+  }
   std::string all = program.source + read_file(headers + "/lf_shim.h") + read_file(headers + "/abi.h");
   for (const std::string& word : command) all += word + '\0';
   const std::string path = folder + "/" + hash_of(all) + ".so";

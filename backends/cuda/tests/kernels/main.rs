@@ -1,10 +1,14 @@
 //! The kernels, each for itself and without a GPU: run on the CPU by the shim under several schedules and held against an oracle, bit by bit.
 
 mod case;
+mod faults;
 mod memory;
+mod moves;
 mod oracle;
 mod random;
+mod resources;
 mod run;
+mod sanitized;
 mod specs;
 
 use case::Case;
@@ -47,6 +51,9 @@ fn check(named: &specs::Named, fold: &Module, moves: &Module, seeds: std::ops::R
     Ok((total, cases))
 }
 
+/// Cases of a kernel.
+const CASES: u64 = 24;
+
 /// Seeds of a spec: its own, so that no two specs have the same cases.
 fn seeds(index: usize, count: u64) -> std::ops::Range<u64> {
     let first = 0x5eed_0000 + 1000 * index as u64;
@@ -64,7 +71,7 @@ fn every_kernel_gives_the_wanted_bits_under_every_schedule() {
     for (index, named) in specs::all().iter().enumerate() {
         let spec = KernelSpec::Fold(named.spec.clone());
         let fold = compile(&shim, &spec, spec.source()).unwrap_or_else(|log| panic!("{}: {log}", named.name));
-        let (count, done) = check(named, &fold, &moves, seeds(index, 24)).unwrap_or_else(|error| panic!("{error}"));
+        let (count, done) = check(named, &fold, &moves, seeds(index, CASES)).unwrap_or_else(|error| panic!("{error}"));
         kernels += 1;
         cases += done;
         total.launches += count.launches;

@@ -76,3 +76,13 @@ fn pairs<R: ReduceOp>(mut level: Vec<f64>) -> f64 {
     }
     level[0]
 }
+
+/// Numbers in pairs, level by level, by the operation of a reducer.
+pub(crate) fn paired(reducer: Reducer, numbers: Vec<f64>) -> f64 {
+    match reducer {
+        Reducer::Sum | Reducer::Mean => pairs::<AddOp>(numbers),
+        Reducer::Max => pairs::<MaxOp>(numbers),
+        Reducer::Min => pairs::<MinOp>(numbers),
+        Reducer::Prod => pairs::<MulOp>(numbers),
+    }
+}

@@ -88,7 +88,7 @@ pub(crate) fn all() -> Vec<Named> {
             LANES_16,
             &[stage(0, 3, &[weighted(Mean, F64)]), stage(0, 3, &[made(Sum, F32), made(Prod, F64)])],
         ),
-        wide(one("f32 sum, 64 bits", F32, Rows, LANES_16, &[made(Sum, F32)])),
+        wide(one("f32 sum to f64, 64 bits", F32, Rows, LANES_16, &[made(Sum, F64)])),
         wide(chain(
             "f16 mean of means, looked up, 64 bits",
             F16,

@@ -1,0 +1,265 @@
+//! Faults that are planted into the kernels, one at a time: each has to be caught, or the checks are worth nothing. docs/cuda.md lists them.
+
+use crate::specs::{self, Named};
+use crate::{check, compile, moves, seeds, shim};
+use levelfold::DType;
+use levelfold_cuda::spec::{COMPILE_OPTIONS, KernelSpec};
+use levelfold_cuda_shim::{Flavour, Shim, skip};
+
+/// Which source is changed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Where {
+    Fold,
+    Moves,
+}
+
+/// What is run to catch it.
+#[derive(Clone, Copy)]
+pub(crate) enum Check {
+    /// Cases of the kernel of this name.
+    Cases(&'static str),
+    /// Second passes over partials.
+    Finishes,
+    /// Copies.
+    Copies,
+    /// Roundings to this type.
+    Roundings(DType),
+}
+
+/// One fault: a text of the source and what stands there instead.
+pub(crate) struct Fault {
+    pub(crate) name: &'static str,
+    pub(crate) place: Where,
+    pub(crate) from: &'static str,
+    pub(crate) to: &'static str,
+    pub(crate) caught_by: Check,
+    /// Part of what is said about it.
+    pub(crate) says: &'static str,
+}
+
+const fn fold(name: &'static str, from: &'static str, to: &'static str, kernel: &'static str, says: &'static str) -> Fault {
+    Fault { name, place: Where::Fold, from, to, caught_by: Check::Cases(kernel), says }
+}
+
+const fn moved(name: &'static str, from: &'static str, to: &'static str, caught_by: Check, says: &'static str) -> Fault {
+    Fault { name, place: Where::Moves, from, to, caught_by, says }
+}
+
+/// A wrong number.
+const BITS: &str = "and not";
+
+/// What bits and the shim's own rules catch.
+pub(crate) const FAULTS: [Fault; 26] = [
+    fold(
+        "a removed barrier between bringing a tile and taking it",
+        "__syncwarp();\n    if (active) walk",
+        "if (active) walk",
+        "f32 mean, tiles",
+        BITS,
+    ),
+    moved(
+        "a removed barrier before eight warps are paired",
+        "__syncthreads();\n  double value[8];",
+        "double value[8];",
+        Check::Finishes,
+        BITS,
+    ),
+    moved("a removed barrier between values and weights", "__syncthreads();\n  return pairs", "return pairs", Check::Finishes, BITS),
+    moved(
+        "lanes without a column leave before a barrier",
+        "double value, weight = 0.0;",
+        "double value, weight = 0.0;\n  if (!on) return;",
+        Check::Cases("f32 sum"),
+        "the others wait for what will not come",
+    ),
+    fold("no wait for what is under way", "arrived<BATCHES - 1>();\n    const Index next", "const Index next", "f32 sum", BITS),
+    fold(
+        "a wait for one batch too few",
+        "arrived<BATCHES - 1>();\n    const Index next",
+        "arrived<BATCHES>();\n    const Index next",
+        "f32 sum",
+        BITS,
+    ),
+    fold(
+        "a batch is brought over one that was not taken",
+        "(batch + BATCHES - 1) % BATCHES",
+        "(batch + BATCHES - 2) % BATCHES",
+        "bf16 mean",
+        BITS,
+    ),
+    fold("blocks end one row late", "at + BLOCK_ROWS : end;", "at + BLOCK_ROWS + 1 : end;", "f32 sum", BITS),
+    fold("blocks end one row early", "at + BLOCK_ROWS : end;", "at + BLOCK_ROWS - 1 : end;", "f64 sum", BITS),
+    fold(
+        "rows are taken for dense",
+        "(LF_SOURCE == PACKED ? (i64)sizeof(Raw) : args.row_stride)",
+        "(LF_SOURCE == PACKED ? (i64)sizeof(Raw) : (i64)(args.features * sizeof(Raw)))",
+        "f32 sum",
+        BITS,
+    ),
+    fold(
+        "result rows are taken for dense",
+        "(i64)segment * to.out_row_stride",
+        "(i64)segment * (i64)(args_features * sizeof(Out))",
+        "f32 sum",
+        BITS,
+    ),
+    fold(
+        "NaN keeps its payload",
+        "nearest(float x) { return x != x ? float_of(0x7fc00000u) : x; }",
+        "nearest(float x) { return x; }",
+        "f32 sum",
+        BITS,
+    ),
+    fold("sums start at +0", "default: return (T)-0.0;", "default: return (T)0.0;", "f32 sum", BITS),
+    fold(
+        "what is left is combined from the oldest",
+        "value[c] = groups[d][c];\n  for (++d; blocks >> d; ++d) {",
+        "value[c] = groups[31 - __builtin_clz(blocks)][c];\n  const int low = d;\n  for (d = 30 - __builtin_clz(blocks); d >= low; --d) {",
+        "f64 sum",
+        BITS,
+    ),
+    moved(
+        "neighbours four apart are paired first",
+        "for (int apart = 1; apart < N; apart *= 2)",
+        "for (int apart = N / 2; apart; apart /= 2)",
+        Check::Finishes,
+        BITS,
+    ),
+    fold("partials go to the wrong row", "this->piece * args.features", "this->piece / 2 * args.features", "f32 sum", BITS),
+    fold("a piece has one block too many", "blocks + 1 == args.piece_blocks", "blocks == args.piece_blocks", "f32 sum", BITS),
+    fold(
+        "a mean of one block divides by 32",
+        "weight[r.value] : (Acc)(end - first);",
+        "weight[r.value] : (Acc)BLOCK_ROWS;",
+        "f32 mean to bf16",
+        BITS,
+    ),
+    fold("weights are read by position", "(Index)(at + shift) : at;", "at : at;", "f32 weighted mean, by 8", BITS),
+    fold("ids are read by position", "(Index)(at++ + shift)", "(Index)(at++)", "f32 mean, looked up", BITS),
+    fold(
+        "a level is not rounded before the next reads it",
+        "fed.row[c] = Type<OUT>::widen(row[c]);",
+        "fed.row[c] = (typename Type<OUT>::Acc)value[c];",
+        "bf16 mean, mean+max, sum",
+        BITS,
+    ),
+    fold("empty segments of a lower level are left out", "      fill(args, self, pairs);\n", "", "f32 mean of means", BITS),
+    fold(
+        "zeros of both signs are equal to a maximum",
+        "larger = a == b ? with_bits(a, bits_of(a) & bits_of(b)) : larger;",
+        "",
+        "f64 max, tiles",
+        BITS,
+    ),
+    moved(
+        "f64 is rounded to f16 by way of f32",
+        "(u16)0x7e00 : round_to_16_bits<5, 10>(x); }",
+        "(u16)0x7e00 : round_to_16_bits<5, 10>((double)(float)x); }",
+        Check::Roundings(DType::F16),
+        "is rounded to",
+    ),
+    moved("half-way cases are rounded up", "rest == half && (kept & 1)", "rest == half", Check::Roundings(DType::BF16), "is rounded to"),
+    moved(
+        "a transposed copy forgets the row",
+        "walk.column * (end - start) + (walk.row - start)",
+        "walk.column * (end - start)",
+        Check::Copies,
+        "other bytes",
+    ),
+];
+
+/// What only a sanitizer catches.
+pub(crate) const FAULTS_OF_MEMORY: [Fault; 3] = [
+    fold(
+        "a tile takes more columns than there are",
+        "args.features - first < args.lanes ? args.features - first : args.lanes;",
+        "args.lanes + 1;",
+        "f32 mean, tiles",
+        "AddressSanitizer: heap-buffer-overflow",
+    ),
+    fold(
+        "rows beyond the run are brought",
+        "if (at < limit) {\n        const Index row = next(args, self);\n        const u8* from",
+        "{\n        const Index row = next(args, self);\n        const u8* from",
+        "f32 prod, by 4",
+        "AddressSanitizer",
+    ),
+    fold(
+        "results are stored whole where they are not aligned",
+        "if (VECTOR > 1 && to.vector_store) {",
+        "if (VECTOR > 1) {",
+        "f32 sum",
+        "runtime error",
+    ),
+];
+
+/// The source with the fault in it.
+fn broken(fault: &Fault, source: &str) -> String {
+    assert_eq!(source.matches(fault.from).count(), 1, "{}: the text to change stands there once", fault.name);
+    let to = fault.to.replace("args_features", "(1 + self.column)");
+    source.replace(fault.from, &to)
+}
+
+fn named(name: &str) -> (usize, Named) {
+    specs::all().into_iter().enumerate().find(|(_, named)| named.name == name).expect("a kernel of this name")
+}
+
+/// Runs what has to catch a fault: the error, or nothing where it was not caught.
+pub(crate) fn caught(shim: &Shim, fault: &Fault, cases: u64) -> Option<String> {
+    let moves_source = KernelSpec::Moves.source();
+    let moves_source = if fault.place == Where::Moves { broken(fault, moves_source) } else { moves_source.to_owned() };
+    let moves = compile(shim, &KernelSpec::Moves, &moves_source).unwrap_or_else(|log| panic!("{}: {log}", fault.name));
+    match fault.caught_by {
+        Check::Finishes => moves::finishes(&moves, 0xf101_0000..0xf101_0000 + cases).err(),
+        Check::Copies => moves::copies(&moves, 0xc0b1_0000..0xc0b1_0000 + cases).err(),
+        Check::Roundings(dtype) => moves::roundings(&moves, dtype, &moves::midpoints(dtype)).err(),
+        Check::Cases(kernel) => {
+            let (index, named) = named(kernel);
+            let spec = KernelSpec::Fold(named.spec.clone());
+            let source = if fault.place == Where::Fold { broken(fault, spec.source()) } else { spec.source().to_owned() };
+            let fold = compile(shim, &spec, &source).unwrap_or_else(|log| panic!("{}: {log}", fault.name));
+            check(&named, &fold, &moves, seeds(index, cases)).err()
+        }
+    }
+}
+
+#[test]
+fn planted_faults_are_caught() {
+    let shim = match shim(Flavour::Plain) {
+        Ok(shim) => shim,
+        Err(reason) => return skip("planted faults", &reason),
+    };
+    let mut missed = Vec::new();
+    for fault in &FAULTS {
+        match caught(&shim, fault, crate::CASES) {
+            Some(error) if error.contains(fault.says) => println!("{}: caught by {error}", fault.name),
+            Some(error) => missed.push(format!("{}: caught, but not as it should be: {error}", fault.name)),
+            None => missed.push(format!("{}: not caught", fault.name)),
+        }
+    }
+    assert!(missed.is_empty(), "{}", missed.join("\n"));
+    println!("{} planted faults, all caught", FAULTS.len());
+}
+
+/// Products that are fused into sums: what `--fmad=false` is there for.
+#[test]
+fn fused_products_are_caught() {
+    let shim = match shim(Flavour::Plain) {
+        Ok(shim) => shim,
+        Err(reason) => return skip("fused products", &reason),
+    };
+    #[cfg(target_arch = "x86_64")]
+    if !std::arch::is_x86_feature_detected!("fma") {
+        return println!("skipped: this machine's CPU fuses no products");
+    }
+    let (index, named) = named("f32 weighted mean, by 8");
+    let spec = KernelSpec::Fold(named.spec.clone());
+    let mut options: Vec<String> =
+        COMPILE_OPTIONS.iter().filter(|option| **option != "--fmad=false").map(|&option| option.to_owned()).collect();
+    options.extend(spec.defines());
+    let fold = shim.compile(spec.source(), &options).expect("it compiles");
+    let moves = compile(&shim, &KernelSpec::Moves, KernelSpec::Moves.source()).expect("the moves compile");
+    let error = check(&named, &fold, &moves, seeds(index, crate::CASES)).expect_err("other bits");
+    assert!(error.contains(BITS), "{error}");
+    println!("products are fused into sums: caught by {error}");
+}
