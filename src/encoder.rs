@@ -17,6 +17,7 @@ use smallvec::SmallVec;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::str::FromStr;
+use std::sync::Arc;
 
 /// A constant of an operation, compared by its bits.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -193,6 +194,13 @@ pub enum RowOp<V> {
     },
     /// Rounds to another type.
     Cast(DType),
+    /// A [`RowEncoder`](crate::custom::RowEncoder) of a user's own, found by the backend that compiles the plan.
+    Custom {
+        /// Its name.
+        name: Arc<str>,
+        /// Its version.
+        version: u32,
+    },
 }
 
 /// A kernel, and what follows it row by row.
@@ -288,13 +296,19 @@ impl<V> RowOp<V> {
             RowOp::Learned { .. } => "learned",
             RowOp::Rotate { .. } => "rotate",
             RowOp::Cast(_) => "cast",
+            RowOp::Custom { .. } => "custom",
         }
     }
 
     /// What it takes beside the row itself, in a fixed order.
     pub fn operands(&self) -> SmallVec<[&V; 2]> {
         match self {
-            RowOp::Activate(_) | RowOp::Scale(_) | RowOp::Sinusoid { .. } | RowOp::Rotate { .. } | RowOp::Cast(_) => SmallVec::new(),
+            RowOp::Activate(_)
+            | RowOp::Scale(_)
+            | RowOp::Sinusoid { .. }
+            | RowOp::Rotate { .. }
+            | RowOp::Cast(_)
+            | RowOp::Custom { .. } => SmallVec::new(),
             RowOp::Add(other) => smallvec::smallvec![other],
             RowOp::LayerNorm { weight, bias, .. } => [weight].into_iter().chain(bias).collect(),
             RowOp::RmsNorm { weight, .. } => smallvec::smallvec![weight],
@@ -312,6 +326,7 @@ impl<V> RowOp<V> {
             RowOp::Learned { table, .. } => format!(" by {table}"),
             RowOp::Rotate { table, base, columns, width } => format!(" by {table} base={base} columns={columns} width={width}"),
             RowOp::Cast(dtype) => format!(" {dtype}"),
+            RowOp::Custom { name, version } => format!(" {name:?} version={version}"),
         }
     }
 
@@ -319,7 +334,13 @@ impl<V> RowOp<V> {
     pub fn table(&self) -> Option<TableId> {
         match self {
             RowOp::Sinusoid { table, .. } | RowOp::Learned { table, .. } | RowOp::Rotate { table, .. } => Some(*table),
-            RowOp::Activate(_) | RowOp::Scale(_) | RowOp::Add(_) | RowOp::LayerNorm { .. } | RowOp::RmsNorm { .. } | RowOp::Cast(_) => None,
+            RowOp::Activate(_)
+            | RowOp::Scale(_)
+            | RowOp::Add(_)
+            | RowOp::LayerNorm { .. }
+            | RowOp::RmsNorm { .. }
+            | RowOp::Cast(_)
+            | RowOp::Custom { .. } => None,
         }
     }
 
@@ -342,6 +363,7 @@ impl<V> RowOp<V> {
                 RowOp::Rotate { table: to(*table)?, base: *base, columns: *columns, width: *width }
             }
             RowOp::Cast(dtype) => RowOp::Cast(*dtype),
+            RowOp::Custom { name, version } => RowOp::Custom { name: Arc::clone(name), version: *version },
         })
     }
 }

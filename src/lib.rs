@@ -43,6 +43,7 @@
 //! does and refuses), `numerics.md` (order, rounding, error bound), `encoders.md`, `writing-a-backend.md`, `testing.md` and `design.md` (what was decided, and why).
 pub mod backend;
 pub mod check;
+pub mod custom;
 pub mod dtype;
 pub mod encoder;
 pub mod engine;

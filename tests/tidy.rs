@@ -54,7 +54,8 @@ fn imports(text: &str) -> Vec<String> {
 
 #[test]
 fn imports_run_downward_only() {
-    let ground = ["error", "ids", "dtype", "tensor", "segments", "reducer", "encoder", "numerics", "widen", "widen_u64", "narrow"];
+    let ground =
+        ["error", "ids", "dtype", "tensor", "segments", "reducer", "encoder", "custom", "numerics", "widen", "widen_u64", "narrow"];
     let rules: &[(&str, &[&str])] = &[
         ("error", &[]),
         ("ids", &[]),
@@ -63,6 +64,7 @@ fn imports_run_downward_only() {
         ("segments", &[]),
         ("reducer", &[]),
         ("encoder", &[]),
+        ("custom", &[]),
         ("numerics", &[]),
         ("plan", &["plan"]),
         ("backend", &["plan", "backend"]),

@@ -162,6 +162,10 @@ impl<S, T: Fn(TableId) -> TableShape> Check<S, T> {
                 }
                 Ok(())
             }
+            RowOp::Custom { name, .. } if name.is_empty() => {
+                Err(Error::new(ErrorCode::UnknownName, "an encoder of one's own needs a name"))
+            }
+            RowOp::Custom { .. } => Ok(()),
             RowOp::Cast(dtype) if dtype.is_float() => Ok(()),
             RowOp::Cast(dtype) => Err(Error::new(ErrorCode::DType, format!("values cannot be {dtype}")).help("f32, f64, f16 or bf16")),
         }

@@ -20,7 +20,7 @@
 //! - An encoder reads what it takes once, however often its kernel comes back to it from cache. With R rows of F features:
 //!   a matrix product to N features takes 2 · R · F · N; attention with P pairs, H heads and F features (of one of queries, keys, values)
 //!   P · (4 · F + 4 · H) + R · F; a convolution of T taps 2 · R · F · T (taps outside a segment included). Of what follows, an
-//!   activation, a scale, an add or a cast takes R · F, positions that are added 2 · R · F, rotated ones 3 · R · columns, a layer norm 7 · R · F
+//!   activation, a scale, an add, a cast or an operation of one's own takes R · F, positions that are added 2 · R · F, rotated ones 3 · R · columns, a layer norm 7 · R · F
 //!   (6 · R · F without a bias) and an RMS norm 4 · R · F.
 //!
 //! Counts that do not fit 64 bits stay at the largest number; [`Plan::verify`] refuses the shapes that lead there. Nothing is allocated

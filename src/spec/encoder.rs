@@ -51,6 +51,13 @@ pub enum Encoder {
     Scale(f64),
     /// Rounds to another type.
     Cast(DType),
+    /// A [`RowEncoder`](crate::custom::RowEncoder) of the user's own, which the backend has to know.
+    Custom {
+        /// Its name.
+        name: Arc<str>,
+        /// Its version.
+        version: u32,
+    },
     /// x + f(x), where f are these encoders, one after the other.
     Residual(Vec<Encoder>),
     /// The results of several chains of encoders over the same rows, side by side; an empty chain are the rows themselves.
@@ -169,6 +176,7 @@ impl Encoder {
             Encoder::RmsNorm { .. } => "rms-norm",
             Encoder::Scale(_) => "scale",
             Encoder::Cast(_) => "cast",
+            Encoder::Custom { .. } => "custom",
             Encoder::Residual(_) => "residual",
             Encoder::Concat(_) => "concat",
             Encoder::Sinusoidal { .. } => "sinusoidal",
@@ -187,7 +195,8 @@ impl Encoder {
             | Encoder::LayerNorm { .. }
             | Encoder::RmsNorm { .. }
             | Encoder::Scale(_)
-            | Encoder::Cast(_) => false,
+            | Encoder::Cast(_)
+            | Encoder::Custom { .. } => false,
             Encoder::Residual(inner) => inner.iter().any(Encoder::looks_along),
             Encoder::Concat(branches) => branches.iter().flatten().any(Encoder::looks_along),
             Encoder::Sinusoidal { .. }
@@ -248,6 +257,7 @@ impl Making<'_> {
             }
             Encoder::Scale(by) => self.graph.map(x, &RowOp::Scale(Number(*by))),
             Encoder::Cast(dtype) => self.graph.map(x, &RowOp::Cast(*dtype)),
+            Encoder::Custom { name, version } => self.graph.map(x, &RowOp::Custom { name: Arc::clone(name), version: *version }),
             Encoder::Sinusoidal { base } => self.graph.map(x, &RowOp::Sinusoid { table: self.table, base: Number(*base) }),
             Encoder::Learned { params, rows } => {
                 let (features, dtype) = self.of(x);

@@ -6,9 +6,10 @@
 use crate::memory::{Memory, Segment, size};
 use crate::{scalar, tree};
 use levelfold::backend::TableSet;
+use levelfold::custom::{Registry, RowEncoder};
 use levelfold::dtype::DType;
 use levelfold::encoder::{Encoding, Kernel, RowOp};
-use levelfold::ids::{TableId, ViewId};
+use levelfold::ids::{StepId, TableId, ViewId};
 use levelfold::numerics::elementary::{Elementary, exp};
 use levelfold::numerics::encoders::{
     activate, combine_softmax, difference, inverse_deviation, rotate, rotation, score_scale, shift, sinusoid,
@@ -31,7 +32,7 @@ struct Rows {
 type Tables = BTreeMap<TableId, Vec<Range<usize>>>;
 
 /// Runs one encoder step.
-pub(crate) fn run(plan: &Plan, encode: &Encode, tables: &TableSet, memory: &mut Memory<'_, '_>) -> Result<()> {
+pub(crate) fn run(plan: &Plan, encode: &Encode, tables: &TableSet, memory: &mut Memory<'_, '_>, registry: &Registry) -> Result<()> {
     let mut walked = Tables::new();
     for table in encode.encoding.tables() {
         let segments = memory.walk(tables.get(table))?;
@@ -45,6 +46,11 @@ pub(crate) fn run(plan: &Plan, encode: &Encode, tables: &TableSet, memory: &mut 
     };
     let mut rows = rounded(made, dtype)?;
     for op in &ops {
+        if let RowOp::Custom { name, version } = op {
+            let made = apply_custom(&*registry.find_encoder(name, *version)?, &rows);
+            rows = rounded(made, rows.dtype)?;
+            continue;
+        }
         let made = match rows.dtype.accumulator() {
             DType::F64 => apply::<f64>(op, &rows, &walked)?,
             _ => apply::<f32>(op, &rows, &walked)?,
@@ -58,6 +64,40 @@ pub(crate) fn run(plan: &Plan, encode: &Encode, tables: &TableSet, memory: &mut 
     let whole = Segment::whole(rows.values.nrows());
     for ((row, feature), &value) in rows.values.indexed_iter() {
         memory.store(encode.write, &whole, row, feature, scalar::nearest(rows.dtype, value)?)?;
+    }
+    Ok(())
+}
+
+/// A user's own function of each row.
+fn apply_custom(encoder: &dyn RowEncoder, rows: &Rows) -> Array2<f64> {
+    let mut made = rows.values.clone();
+    for mut row in made.rows_mut() {
+        match rows.dtype.accumulator() {
+            DType::F64 => {
+                let mut values = row.to_vec();
+                encoder.encode_f64(&mut values);
+                row.iter_mut().zip(values).for_each(|(to, value)| *to = value);
+            }
+            _ => {
+                // Exact: every value is a number of f32.
+                let mut values: Vec<f32> = row.iter().map(|value| f32::of_f64(*value)).collect();
+                encoder.encode_f32(&mut values);
+                row.iter_mut().zip(values).for_each(|(to, value)| *to = f64::from(value));
+            }
+        }
+    }
+    made
+}
+
+/// Whether everything that a plan names is known.
+pub(crate) fn check_custom(plan: &Plan, registry: &Registry) -> Result<()> {
+    for (index, step) in plan.steps.iter().enumerate() {
+        let StepKind::Encode(encode) = &step.kind else { continue };
+        for op in &encode.encoding.ops {
+            if let RowOp::Custom { name, version } = op {
+                registry.find_encoder(name, *version).map_err(|error| error.at_level(StepId::new(index).to_string()))?;
+            }
+        }
     }
     Ok(())
 }
@@ -227,7 +267,7 @@ fn apply<A: Elementary>(op: &RowOp<Rc<Rows>>, rows: &Rows, tables: &Tables) -> R
             let other = &other.values;
             Array2::from_shape_fn(x.dim(), |at| A::of_f64(x[at]).add(A::of_f64(other[at])).as_f64())
         }
-        RowOp::Cast(_) => x.clone(),
+        RowOp::Cast(_) | RowOp::Custom { .. } => x.clone(),
         RowOp::LayerNorm { weight, bias, eps } => {
             let mut made = x.clone();
             for mut row in made.rows_mut() {

@@ -16,6 +16,7 @@ mod scalar;
 mod tree;
 
 use levelfold::backend::{Backend, Bindings, Executable, RunReport, TableSet, Target};
+use levelfold::custom::Registry;
 use levelfold::ids::StepId;
 use levelfold::plan::{Buffer, PLAN_VERSION, Place, Plan, StepKind};
 use levelfold::{Error, ErrorCode, Result};
@@ -32,12 +33,20 @@ pub const TARGET: &str = "reference";
 pub struct ReferenceBackend {
     target: Target,
     poison: Option<u8>,
+    registry: Registry,
 }
 
 impl ReferenceBackend {
     /// One thread, literal.
     pub fn new() -> Self {
-        ReferenceBackend { target: Target::new(TARGET), poison: None }
+        ReferenceBackend { target: Target::new(TARGET), poison: None, registry: Registry::new() }
+    }
+
+    /// With what users bring: their encoders, by name and version.
+    #[must_use]
+    pub fn with_registry(mut self, registry: Registry) -> Self {
+        self.registry = registry;
+        self
     }
 
     /// Fills the arena with this byte before each run, and each arena buffer again after the last step that uses it.
@@ -72,11 +81,13 @@ impl Backend for ReferenceBackend {
             return Err(Error::new(ErrorCode::WrongTarget, format!("the plan was made for `{}`, this is `{TARGET}`", plan.target))
                 .help("plan again for this target"));
         }
+        encode::check_custom(plan, &self.registry)?;
         // Words are wide enough to align any element; offsets inside are the plan's.
         let words = size(plan.totals.arena_bytes.div_ceil(8))?;
         Ok(Box::new(ReferenceExecutable {
             arena: vec![0; words],
             poison: self.poison,
+            registry: self.registry.clone(),
             tables: TableSet::new(),
             report: RunReport::for_plan(plan),
             scratch: fold::scratch_bytes(plan).max(encode::scratch_bytes(plan)),
@@ -90,6 +101,7 @@ struct ReferenceExecutable {
     plan: Arc<Plan>,
     arena: Vec<u64>,
     poison: Option<u8>,
+    registry: Registry,
     tables: TableSet,
     report: RunReport,
     scratch: u64,
@@ -111,7 +123,7 @@ impl Executable for ReferenceExecutable {
             let done = match &step.kind {
                 StepKind::Fold(fold) => fold::run(&self.plan, fold, &self.tables, &mut memory),
                 StepKind::Copy(copy) => copy::run(&self.plan, copy, &self.tables, &mut memory),
-                StepKind::Encode(encode) => encode::run(&self.plan, encode, &self.tables, &mut memory),
+                StepKind::Encode(encode) => encode::run(&self.plan, encode, &self.tables, &mut memory, &self.registry),
             };
             done.map_err(|error| error.at_level(StepId::new(index).to_string()))?;
             if let Some(poison) = self.poison {

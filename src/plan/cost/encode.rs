@@ -11,7 +11,7 @@ pub(super) fn cost(plan: &Plan, encode: &Encode) -> Cost {
     let rows = plan.buffer_of(encode.write).rows;
     let elements = rows.saturating_mul(plan.view(encode.write).features);
     let ops = encoding.ops.iter().map(|op| match op {
-        RowOp::Activate(_) | RowOp::Scale(_) | RowOp::Add(_) | RowOp::Cast(_) => elements,
+        RowOp::Activate(_) | RowOp::Scale(_) | RowOp::Add(_) | RowOp::Cast(_) | RowOp::Custom { .. } => elements,
         RowOp::LayerNorm { bias: Some(_), .. } => elements.saturating_mul(7),
         RowOp::LayerNorm { bias: None, .. } => elements.saturating_mul(6),
         RowOp::RmsNorm { .. } => elements.saturating_mul(4),

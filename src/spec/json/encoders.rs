@@ -13,12 +13,13 @@ use std::sync::Arc;
 const PLAIN: [&str; 3] = ["sinusoidal", "layer-norm", "rms-norm"];
 
 /// Encoders with options.
-const WITH_OPTIONS: [&str; 12] = [
+const WITH_OPTIONS: [&str; 13] = [
     "linear",
     "layer-norm",
     "rms-norm",
     "scale",
     "cast",
+    "custom",
     "residual",
     "concat",
     "sinusoidal",
@@ -99,6 +100,15 @@ impl Reader {
         match name {
             "scale" => self.number(options, &place).map(Encoder::Scale),
             "cast" => self.float(options, &place).map(Encoder::Cast),
+            "custom" => {
+                let fields = self.object(options, place, &["name", "version"])?;
+                let (name, version) = (self.name(&fields), self.optional_count(&fields, "version"));
+                let version = u32::try_from(version?.unwrap_or(1)).ok().or_else(|| {
+                    self.report(ErrorCode::Overflow, "the version does not fit 32 bits", &fields.at("version"), None);
+                    None
+                });
+                Some(Encoder::Custom { name: name?.into(), version: version? })
+            }
             "residual" => self.chain(options, &place).map(Encoder::Residual),
             "concat" => self.branches(options, &place),
             "linear" => {
@@ -243,6 +253,7 @@ fn one_to_json(encoder: &Encoder) -> Value {
         Encoder::Activate(activation) => json!(activation.name()),
         Encoder::Scale(by) => json!({ "scale": by }),
         Encoder::Cast(dtype) => json!({ "cast": dtype }),
+        Encoder::Custom { name, version } => json!({ "custom": { "name": name, "version": version } }),
         Encoder::Residual(inner) => json!({ "residual": to_json(inner) }),
         Encoder::Concat(branches) => json!({ "concat": branches.iter().map(|branch| to_json(branch)).collect::<Vec<_>>() }),
         Encoder::Sinusoidal { base } => json!({ "sinusoidal": { "base": base } }),

@@ -22,6 +22,7 @@ const EVERY_ENCODER: &str = r#"{
     { "rms-norm": { "params": "r", "eps": 0.001 } },
     { "residual": ["relu", { "learned": { "params": "p", "rows": 9 } }] },
     { "concat": [["tanh"], []] },
+    { "custom": { "name": "mine", "version": 2 } },
     { "sinusoidal": { "base": 100 } },
     { "attention": { "params": "a", "heads": 2, "causal": true, "rotary": true } },
     { "convolution": { "params": "c", "width": 3, "bias": false, "causal": true } },

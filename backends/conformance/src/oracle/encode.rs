@@ -221,6 +221,8 @@ fn apply(op: &RowOp<Operand>, x: &Numbers, of: impl Fn(&Operand) -> Rc<Numbers>,
                 rounded(y, by.0.abs() * number.err + 2.0 * u * by.0.abs() * number.size(), x.dtype)
             })
         }),
+        // What a user's own function gives, only the reference can say.
+        RowOp::Custom { .. } => each(&|_, _, _| Number::anything()),
         RowOp::Cast(dtype) => {
             let cast =
                 |number: &Number| known(*number, &|number| rounded(number.hi, number.err + unit_roundoff(*dtype) * number.size(), *dtype));

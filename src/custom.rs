@@ -1,0 +1,87 @@
+//! What users bring in Rust. A plan holds its name and version; a backend finds it in its [`Registry`] when it compiles the plan.
+
+use crate::error::{Error, ErrorCode, Result, suggestion};
+use std::fmt;
+use std::sync::Arc;
+
+/// An encoder of single rows, of a user's own: a function of one row, and of nothing else.
+///
+/// It keeps the width of a row. Rows come in the accumulator's type of their level (f32; f64 for f64 levels), and what it leaves is rounded to the
+/// level's type, NaNs made canonical. It must give the same bits for the same row, on any thread; then plans that fuse it do too.
+///
+/// ```
+/// use levelfold::custom::RowEncoder;
+///
+/// struct Softsign;
+///
+/// impl RowEncoder for Softsign {
+///     fn name(&self) -> &str {
+///         "softsign"
+///     }
+///     fn version(&self) -> u32 {
+///         1
+///     }
+///     fn encode_f32(&self, row: &mut [f32]) {
+///         row.iter_mut().for_each(|x| *x /= 1.0 + x.abs());
+///     }
+///     fn encode_f64(&self, row: &mut [f64]) {
+///         row.iter_mut().for_each(|x| *x /= 1.0 + x.abs());
+///     }
+/// }
+/// ```
+pub trait RowEncoder: Send + Sync {
+    /// Its name in specs and plans.
+    fn name(&self) -> &str;
+    /// Its version: another one wherever its results change, so that a saved plan is not run by something else.
+    fn version(&self) -> u32;
+    /// Encodes a row in place.
+    fn encode_f32(&self, row: &mut [f32]);
+    /// Encodes a row of an f64 level in place.
+    fn encode_f64(&self, row: &mut [f64]);
+}
+
+/// What a backend knows beside what is built in.
+#[derive(Clone, Default)]
+pub struct Registry {
+    encoders: Vec<Arc<dyn RowEncoder>>,
+}
+
+impl Registry {
+    /// Nothing yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// With one more encoder of single rows. Of two with the same name and version, the last one counts.
+    #[must_use]
+    pub fn encoder(mut self, encoder: impl RowEncoder + 'static) -> Self {
+        self.encoders.push(Arc::new(encoder));
+        self
+    }
+
+    /// The encoder that a plan names.
+    ///
+    /// # Errors
+    /// `unknown-name`, where nothing of this name and version is known.
+    pub fn find_encoder(&self, name: &str, version: u32) -> Result<Arc<dyn RowEncoder>> {
+        let found = self.encoders.iter().rev().find(|encoder| encoder.name() == name && encoder.version() == version);
+        found.cloned().ok_or_else(|| {
+            let versions: Vec<String> =
+                self.encoders.iter().filter(|encoder| encoder.name() == name).map(|encoder| encoder.version().to_string()).collect();
+            let help = if versions.is_empty() {
+                let known: Vec<&str> = self.encoders.iter().map(|encoder| encoder.name()).collect();
+                if known.is_empty() { "give the backend a registry that holds it".to_owned() } else { suggestion(name, &known) }
+            } else {
+                format!("the backend has version {}: plan again, or bring the version that was planned for", versions.join(", "))
+            };
+            Error::new(ErrorCode::UnknownName, format!("the backend knows no encoder `{name}` of version {version}")).help(help)
+        })
+    }
+}
+
+impl fmt::Debug for Registry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names = self.encoders.iter().map(|encoder| format!("{} {}", encoder.name(), encoder.version()));
+        f.debug_list().entries(names).finish()
+    }
+}

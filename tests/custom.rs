@@ -1,0 +1,91 @@
+//! Encoders of a user's own: found by name and version, and the same bits fused or not.
+
+use levelfold::backend::Backend;
+use levelfold::custom::{Registry, RowEncoder};
+use levelfold::encoder::Activation;
+use levelfold::spec::Encoder;
+use levelfold::{Bindings, DType, Engine, EngineOptions, Hierarchy, Leaves, Level, OptLevel, Reducer, Segments, TensorView, TensorViewMut};
+use levelfold_reference::ReferenceBackend;
+
+/// Each row minus its largest number.
+struct BelowLargest {
+    version: u32,
+}
+
+macro_rules! below_largest {
+    ($row:ident, $float:ident) => {{
+        let largest = $row.iter().copied().fold($float::NEG_INFINITY, $float::max);
+        $row.iter_mut().for_each(|x| *x -= largest);
+    }};
+}
+
+impl RowEncoder for BelowLargest {
+    fn name(&self) -> &str {
+        "below-largest"
+    }
+
+    fn version(&self) -> u32 {
+        self.version
+    }
+
+    fn encode_f32(&self, row: &mut [f32]) {
+        below_largest!(row, f32);
+    }
+
+    fn encode_f64(&self, row: &mut [f64]) {
+        below_largest!(row, f64);
+    }
+}
+
+fn hierarchy(version: u32, dtype: DType) -> Hierarchy {
+    let custom = Encoder::Custom { name: "below-largest".into(), version };
+    let leaves =
+        Leaves::values("x", dtype, 3).encode(Encoder::Scale(2.0)).encode(custom).encode(Encoder::Activate(Activation::Tanh)).keep();
+    Hierarchy::new(leaves).level(Level::new("y", Segments::from_lengths(&[2, 1]).unwrap()).reduce(Reducer::Max))
+}
+
+fn backend(versions: &[u32]) -> ReferenceBackend {
+    let registry = versions.iter().fold(Registry::new(), |registry, &version| registry.encoder(BelowLargest { version }));
+    ReferenceBackend::new().with_registry(registry)
+}
+
+fn run<T: levelfold::numerics::Value>(opt: OptLevel) -> Vec<f64> {
+    let engine = Engine::with_options(Box::new(backend(&[1, 7])) as Box<dyn Backend>, EngineOptions { opt, ..EngineOptions::default() });
+    let prepared = engine.prepare(&hierarchy(7, T::DTYPE)).unwrap();
+    let input: Vec<T> = [1.0, 2.0, 0.5, f64::NAN, 1.0, 1.0, -3.0, -3.25, 8.0].map(T::from_f64).to_vec();
+    let (mut x, mut y) = (vec![T::from_f64(9.0); 9], vec![T::from_f64(9.0); 6]);
+    let bindings = Bindings::new()
+        .input("x", TensorView::from_slice(&input, [3, 3]).unwrap())
+        .output("x", TensorViewMut::from_slice(&mut x, [3, 3]).unwrap())
+        .output("y", TensorViewMut::from_slice(&mut y, [2, 3]).unwrap());
+    prepared.run(bindings).unwrap();
+    x.into_iter().map(levelfold::numerics::Value::to_f64).collect()
+}
+
+#[test]
+fn a_row_encoder_of_ones_own_runs_in_every_type_fused_or_not() {
+    let bits = |values: Vec<f64>| values.into_iter().map(f64::to_bits).collect::<Vec<_>>();
+    let exact = run::<f64>(OptLevel::O0);
+    assert_eq!(exact[1], 0.0);
+    assert!((exact[0] - (-2.0f64).tanh()).abs() < 1e-15 && (exact[6] - (-22.0f64).tanh()).abs() < 1e-15);
+    // The NaN is skipped by this encoder's maximum, and stays where it is, canonical.
+    assert!(exact[3].is_nan() && exact[4] == 0.0);
+    for opt in OptLevel::ALL {
+        assert_eq!(bits(run::<f64>(opt)), bits(run::<f64>(OptLevel::O0)), "{opt}");
+        assert_eq!(bits(run::<f32>(opt)), bits(run::<f32>(OptLevel::O0)), "{opt}");
+        assert_eq!(bits(run::<half::bf16>(opt)), bits(run::<half::bf16>(OptLevel::O0)), "{opt}");
+    }
+}
+
+#[test]
+fn what_a_backend_does_not_know_is_an_error_when_it_compiles() {
+    let told = |versions: &[u32]| Engine::new(backend(versions)).prepare(&hierarchy(7, DType::F32)).err().unwrap().to_string();
+    assert_eq!(
+        told(&[]),
+        "s0: the backend knows no encoder `below-largest` of version 7; give the backend a registry that holds it [unknown-name]"
+    );
+    assert_eq!(
+        told(&[1, 2]),
+        "s0: the backend knows no encoder `below-largest` of version 7; the backend has version 1, 2: plan again, or bring the version that was planned for [unknown-name]"
+    );
+}
