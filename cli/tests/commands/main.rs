@@ -5,6 +5,7 @@ mod check;
 mod diff;
 mod explain;
 mod files;
+mod peers;
 mod run;
 mod streams;
 
