@@ -48,8 +48,14 @@ struct Folded {
 /// Folds the hierarchy over these inputs.
 ///
 /// # Errors
-/// `not-bound` where an input is missing.
+/// `not-bound` where an input is missing; `unsupported` for encoders, which it does not compute.
 pub(super) fn expect(hierarchy: &Hierarchy, inputs: &[Input<'_>]) -> Result<Vec<Expected>, Error> {
+    let encoded = hierarchy.levels.iter().find(|level| !level.encode.is_empty()).map(|level| &level.name);
+    if let Some(level) = encoded.or((!hierarchy.leaves.encode.is_empty()).then_some(&hierarchy.leaves.name)) {
+        return Err(Error::new(ErrorCode::Unsupported, "bench checks every result in exact arithmetic, and does not compute encoders")
+            .at_level(&**level)
+            .help("time the plan with `levelfold explain --analyze`, and compare backends with `levelfold run --hash`"));
+    }
     let mut outputs = Vec::new();
     let mut below: Option<Folded> = None;
     for (index, level) in hierarchy.levels.iter().enumerate() {
@@ -396,5 +402,12 @@ mod tests {
         let holds = |values: [f32; 4]| deviation(expected, &output(&values, [1, 4])).unwrap().holds;
         assert!(holds([1.5, 2.5, -3.0, -15.0]) && holds([1.5000002, 2.5, -3.0, -15.0]));
         assert!(!holds([1.5001, 2.5, -3.0, -15.0]) && !holds([f32::NAN, 2.5, -3.0, -15.0]) && !holds([1.5, 2.5, -3.0, 15.0]));
+    }
+
+    #[test]
+    fn encoders_are_refused() {
+        let encoded = hierarchy().level(Level::new("top", Segments::whole(1)).encode(levelfold::spec::Encoder::Scale(2.0)));
+        let error = expect(&encoded, &[]).err().unwrap();
+        assert!(error.code() == ErrorCode::Unsupported && error.to_string().starts_with("top: bench checks"), "{error}");
     }
 }
