@@ -21,10 +21,15 @@ use crate::dtype::{DType, Element};
 use crate::reducer::Reducer;
 use half::{bf16, f16};
 
+mod bound;
 pub mod elementary;
 pub mod encoders;
+mod monoid;
 #[cfg(test)]
 mod tests;
+
+pub use bound::{error_bound, mean_shift, sum_error_bound, unit_roundoff, variance_error_bound};
+pub use monoid::{MAX_STATE, Monoid, MonoidVisitor, Row, State};
 
 /// Rows per block: inside a block, plain left-to-right accumulation; above blocks, pairs in f64.
 pub const BLOCK_ROWS: usize = 32;
@@ -40,10 +45,16 @@ pub trait Accumulator: Element + PartialOrd + Default {
     fn as_f64(self) -> f64;
     /// a + b.
     fn add(self, other: Self) -> Self;
+    /// a − b.
+    fn sub(self, other: Self) -> Self;
     /// a · b.
     fn mul(self, other: Self) -> Self;
     /// a ÷ b.
     fn div(self, other: Self) -> Self;
+    /// |a|.
+    fn abs(self) -> Self;
+    /// √a, correctly rounded.
+    fn sqrt(self) -> Self;
     /// IEEE 754-2019 maximum: a NaN wins, −0 < +0.
     fn maximum(self, other: Self) -> Self;
     /// IEEE 754-2019 minimum: a NaN wins, −0 < +0.
@@ -69,6 +80,11 @@ macro_rules! accumulator {
             }
 
             #[inline(always)]
+            fn sub(self, other: Self) -> Self {
+                self - other
+            }
+
+            #[inline(always)]
             fn mul(self, other: Self) -> Self {
                 self * other
             }
@@ -76,6 +92,16 @@ macro_rules! accumulator {
             #[inline(always)]
             fn div(self, other: Self) -> Self {
                 self / other
+            }
+
+            #[inline(always)]
+            fn abs(self) -> Self {
+                $float::abs(self)
+            }
+
+            #[inline(always)]
+            fn sqrt(self) -> Self {
+                $float::sqrt(self)
             }
 
             #[inline(always)]
@@ -315,23 +341,17 @@ reduce_op!(MulOp, 1.0, mul);
 reduce_op!(MaxOp, f64::NEG_INFINITY, maximum);
 reduce_op!(MinOp, f64::INFINITY, minimum);
 
-/// The result of a segment of one block (n ≤ [`BLOCK_ROWS`]), in the accumulator's type. `weight` is the block's Σw where weighted.
+/// The result of a plain reducer over a segment of one block (n ≤ [`BLOCK_ROWS`]), in the accumulator's type. `weight` is the block's Σw where weighted.
 #[inline(always)]
 pub fn finish_block<A: Accumulator>(reducer: Reducer, acc: A, n: u64, weight: Option<A>) -> A {
-    match reducer {
-        // n ≤ 32 is exact in any accumulator.
-        Reducer::Mean => acc.div(weight.unwrap_or_else(|| A::of_f64(count_to_f64(n)))),
-        Reducer::Sum | Reducer::Max | Reducer::Min | Reducer::Prod => acc,
-    }
+    // n ≤ 32 is exact in any accumulator.
+    if reducer == Reducer::Mean { acc.div(weight.unwrap_or_else(|| A::of_f64(count_to_f64(n)))) } else { acc }
 }
 
-/// The result of a segment of several blocks, in f64. `weight` is the tree's Σw where weighted.
+/// The result of a plain reducer over a segment of several blocks, in f64. `weight` is the tree's Σw where weighted.
 #[inline(always)]
 pub fn finish_tree(reducer: Reducer, acc: f64, n: u64, weight: Option<f64>) -> f64 {
-    match reducer {
-        Reducer::Mean => acc / weight.unwrap_or_else(|| count_to_f64(n)),
-        Reducer::Sum | Reducer::Max | Reducer::Min | Reducer::Prod => acc,
-    }
+    if reducer == Reducer::Mean { acc / weight.unwrap_or_else(|| count_to_f64(n)) } else { acc }
 }
 
 /// A count of rows in f64: exact up to 2^53, to nearest above.
@@ -402,68 +422,4 @@ impl PairTree {
             *top += blocks;
         }
     }
-}
-
-/// Unit roundoff of a float type: half the distance from 1 to the next number.
-pub fn unit_roundoff(dtype: DType) -> f64 {
-    match dtype {
-        DType::F32 => 2f64.powi(-24),
-        DType::F64 => 2f64.powi(-53),
-        DType::F16 => 2f64.powi(-11),
-        DType::BF16 => 2f64.powi(-8),
-        DType::U8 | DType::U16 | DType::U32 | DType::I32 | DType::I64 => 0.0,
-    }
-}
-
-/// The error bound of a fold.
-///
-/// |computed − exact| ≤ `bound` · Σ|x| for a sum over n rows (Σ|wx| where weighted), and ≤ `bound` · Σ|x| ÷ n for a mean (a weighted
-/// mean, whose weights are not negative: `bound` · Σ|wx| ÷ Σw), as long as nothing overflows or underflows.
-///
-/// With u the accumulator's unit roundoff, v that of f64, b = min(n, 32) and h = ⌈log₂⌈n/32⌉⌉ levels of pairs:
-/// the block costs b − 1 additions (b with weights, one more for the product), the pairs h additions in f64, the division of a mean
-/// one rounding, the conversion to the level's type one more. The factors multiply: Π(1 + δᵢ) − 1, with γ(k) = ku ÷ (1 − ku). Infinite
-/// where ku reaches 1: a product over that many rows has no bound of this kind.
-pub fn error_bound(reducer: Reducer, n: u64, input: DType, output: DType, weighted: bool) -> f64 {
-    if n == 0 {
-        return 0.0;
-    }
-    let gamma = |k: f64, u: f64| if k * u < 1.0 { k * u / (1.0 - k * u) } else { f64::INFINITY };
-    // (1 + a)(1 + b) − 1, without the 1 in which a small a would be lost.
-    let both = |a: f64, b: f64| a + b + a * b;
-    let u = unit_roundoff(input.accumulator());
-    let v = unit_roundoff(DType::F64);
-    let in_block = count_to_f64(n.min(BLOCK_ROWS_U64)) - 1.0 + if weighted { 1.0 } else { 0.0 };
-    let blocks = n.div_ceil(BLOCK_ROWS_U64);
-    let pairs = f64::from(blocks.next_power_of_two().trailing_zeros());
-    let division = match (reducer, blocks) {
-        (Reducer::Mean, 1) => u,
-        (Reducer::Mean, _) => v,
-        (Reducer::Sum | Reducer::Max | Reducer::Min | Reducer::Prod, _) => 0.0,
-    };
-    let rounding = if blocks == 1 && input.accumulator().widens_to(output) { 0.0 } else { unit_roundoff(output) };
-    let mut bound = both(both(both(gamma(in_block, u), gamma(pairs, v)), division), rounding);
-    if weighted && reducer == Reducer::Mean {
-        // Σw carries the error of its own additions, and divides.
-        let weights = both(gamma(in_block - 1.0, u), gamma(pairs, v));
-        bound = both(bound, weights / (1.0 - weights));
-    }
-    match reducer {
-        Reducer::Sum | Reducer::Mean => bound,
-        // Exact, but for the conversion of what is chosen.
-        Reducer::Max | Reducer::Min => {
-            if input.widens_to(output) {
-                0.0
-            } else {
-                unit_roundoff(output)
-            }
-        }
-        // Relative to the product itself; each block beyond the first adds a multiplication.
-        Reducer::Prod => both(bound, gamma(count_to_f64(n), u)),
-    }
-}
-
-/// [`error_bound`] of an unweighted sum or mean that keeps its type.
-pub fn sum_error_bound(n: u64, dtype: DType) -> f64 {
-    error_bound(Reducer::Sum, n, dtype, dtype, false)
 }

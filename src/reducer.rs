@@ -1,5 +1,6 @@
 //! What folds the rows of a segment into one row.
 
+use crate::dtype::DType;
 use crate::error::{Error, ErrorCode, Result, suggestion};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
@@ -7,19 +8,24 @@ use std::str::FromStr;
 
 /// How the rows of a segment become one row, feature by feature.
 ///
-/// With x the rows of a segment, n their number and w their weights:
+/// With x the rows of a segment, n their number and w their weights (1 where there are none):
 ///
-/// | reducer | unweighted | weighted |
-/// |---|---|---|
-/// | `Sum` | Σx | Σwx |
-/// | `Mean` | Σx ÷ n | Σwx ÷ Σw |
-/// | `Max` | IEEE 754-2019 `maximum`: NaN wins, −0 < +0 | – |
-/// | `Min` | IEEE 754-2019 `minimum`: NaN wins, −0 < +0 | – |
-/// | `Prod` | Πx | – |
+/// | reducer | result | weighted | empty segment |
+/// |---|---|---|---|
+/// | `sum` | Σwx | yes | +0 |
+/// | `mean` | Σwx ÷ Σw | yes | error |
+/// | `max`, `min` | IEEE 754-2019 `maximum`, `minimum`: NaN wins, −0 < +0 | no | error |
+/// | `prod` | Πx | no | 1 |
+/// | `var`, `var(ddof=1)` | Σw(x − mean)² ÷ (Σw − ddof); NaN where that is not above 0 | yes | error |
+/// | `std`, `std(ddof=1)` | the square root of it | yes | error |
+/// | `l1` | Σw·abs(x) | yes | +0 |
+/// | `l2` | √Σwx² | yes | +0 |
+/// | `first`, `last` | the first, the last row | no | error |
+/// | `count` | n, whatever the rows hold | no | +0 |
+/// | `argmax`, `argmin` | where in its segment the largest, the smallest value stands, as i64: the first of equal ones, the first NaN before all | no | error |
 ///
 /// In which order, and in which arithmetic, is fixed: see [`numerics`](crate::numerics).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Reducer {
     /// Σx, or Σwx.
     Sum,
@@ -34,13 +40,71 @@ pub enum Reducer {
     Min,
     /// Πx.
     Prod,
+    /// The mean square of what the rows are away from their mean.
+    #[doc(alias = "variance")]
+    Var {
+        /// Taken from the number of rows before it divides: 0 for a population, 1 for a sample.
+        ddof: u32,
+    },
+    /// The square root of [`Var`](Reducer::Var).
+    #[doc(alias = "standard deviation")]
+    Std {
+        /// As for `Var`.
+        ddof: u32,
+    },
+    /// Σ|x|.
+    #[doc(alias = "manhattan")]
+    L1,
+    /// √Σx².
+    #[doc(alias = "euclidean")]
+    L2,
+    /// The first row.
+    First,
+    /// The last row.
+    Last,
+    /// How many rows there are.
+    #[doc(alias = "len")]
+    Count,
+    /// Where the largest value stands.
+    ArgMax,
+    /// Where the smallest value stands.
+    ArgMin,
+}
+
+/// How much of a segment a reducer has to see at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReducerClass {
+    /// One number a feature, and one operation for rows and blocks alike.
+    Plain,
+    /// A [`Monoid`](crate::numerics::Monoid): several numbers a feature.
+    State,
 }
 
 impl Reducer {
-    /// Every reducer.
-    pub const ALL: [Reducer; 5] = [Reducer::Sum, Reducer::Mean, Reducer::Max, Reducer::Min, Reducer::Prod];
+    /// Every reducer, those with parameters at their defaults and at one other setting.
+    pub const ALL: [Reducer; 16] = [
+        Reducer::Sum,
+        Reducer::Mean,
+        Reducer::Max,
+        Reducer::Min,
+        Reducer::Prod,
+        Reducer::Var { ddof: 0 },
+        Reducer::Var { ddof: 1 },
+        Reducer::Std { ddof: 0 },
+        Reducer::Std { ddof: 1 },
+        Reducer::L1,
+        Reducer::L2,
+        Reducer::First,
+        Reducer::Last,
+        Reducer::Count,
+        Reducer::ArgMax,
+        Reducer::ArgMin,
+    ];
 
-    /// The name used in specs and plans.
+    /// The reducers of one number a feature, which every backend has.
+    pub const PLAIN: [Reducer; 5] = [Reducer::Sum, Reducer::Mean, Reducer::Max, Reducer::Min, Reducer::Prod];
+
+    /// The name, without parameters.
     pub fn name(self) -> &'static str {
         match self {
             Reducer::Sum => "sum",
@@ -48,42 +112,174 @@ impl Reducer {
             Reducer::Max => "max",
             Reducer::Min => "min",
             Reducer::Prod => "prod",
+            Reducer::Var { .. } => "var",
+            Reducer::Std { .. } => "std",
+            Reducer::L1 => "l1",
+            Reducer::L2 => "l2",
+            Reducer::First => "first",
+            Reducer::Last => "last",
+            Reducer::Count => "count",
+            Reducer::ArgMax => "argmax",
+            Reducer::ArgMin => "argmin",
+        }
+    }
+
+    /// How much of a segment it has to see at once.
+    pub fn class(self) -> ReducerClass {
+        match self {
+            Reducer::Sum | Reducer::Mean | Reducer::Max | Reducer::Min | Reducer::Prod => ReducerClass::Plain,
+            Reducer::Var { .. }
+            | Reducer::Std { .. }
+            | Reducer::L1
+            | Reducer::L2
+            | Reducer::First
+            | Reducer::Last
+            | Reducer::Count
+            | Reducer::ArgMax
+            | Reducer::ArgMin => ReducerClass::State,
         }
     }
 
     /// Whether a weighted form exists.
     pub fn takes_weights(self) -> bool {
         match self {
-            Reducer::Sum | Reducer::Mean => true,
-            Reducer::Max | Reducer::Min | Reducer::Prod => false,
+            Reducer::Sum | Reducer::Mean | Reducer::Var { .. } | Reducer::Std { .. } | Reducer::L1 | Reducer::L2 => true,
+            Reducer::Max
+            | Reducer::Min
+            | Reducer::Prod
+            | Reducer::First
+            | Reducer::Last
+            | Reducer::Count
+            | Reducer::ArgMax
+            | Reducer::ArgMin => false,
         }
+    }
+
+    /// Whether it divides by its weights, so that they must not be negative, NaN, or 0 in all rows of a segment.
+    pub fn divides_by_weights(self) -> bool {
+        match self {
+            Reducer::Mean | Reducer::Var { .. } | Reducer::Std { .. } => true,
+            Reducer::Sum
+            | Reducer::Max
+            | Reducer::Min
+            | Reducer::Prod
+            | Reducer::L1
+            | Reducer::L2
+            | Reducer::First
+            | Reducer::Last
+            | Reducer::Count
+            | Reducer::ArgMax
+            | Reducer::ArgMin => false,
+        }
+    }
+
+    /// Whether its results are positions (i64), and not numbers of the level's type.
+    pub fn gives_positions(self) -> bool {
+        match self {
+            Reducer::ArgMax | Reducer::ArgMin => true,
+            Reducer::Sum
+            | Reducer::Mean
+            | Reducer::Max
+            | Reducer::Min
+            | Reducer::Prod
+            | Reducer::Var { .. }
+            | Reducer::Std { .. }
+            | Reducer::L1
+            | Reducer::L2
+            | Reducer::First
+            | Reducer::Last
+            | Reducer::Count => false,
+        }
+    }
+
+    /// Whether results can have this type: positions are i64, everything else is a float.
+    pub fn can_give(self, dtype: DType) -> bool {
+        if self.gives_positions() { dtype == DType::I64 } else { dtype.is_float() }
+    }
+
+    /// The type of its results unless the user says otherwise, over rows of a type.
+    pub fn result_dtype(self, rows: DType) -> DType {
+        if self.gives_positions() { DType::I64 } else { rows }
     }
 
     /// What an empty segment gives unless the user says otherwise: the identity where it is finite, else an error.
     pub fn default_on_empty(self) -> OnEmpty {
         match self {
-            Reducer::Sum => OnEmpty::Zero,
+            Reducer::Sum | Reducer::L1 | Reducer::L2 | Reducer::Count => OnEmpty::Zero,
             Reducer::Prod => OnEmpty::Fill(1.0),
-            Reducer::Mean | Reducer::Max | Reducer::Min => OnEmpty::Error,
+            Reducer::Mean
+            | Reducer::Max
+            | Reducer::Min
+            | Reducer::Var { .. }
+            | Reducer::Std { .. }
+            | Reducer::First
+            | Reducer::Last
+            | Reducer::ArgMax
+            | Reducer::ArgMin => OnEmpty::Error,
         }
     }
 }
 
+/// The text that [`FromStr`] reads: the name, and parameters where they are not the default.
 impl fmt::Display for Reducer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.name())
+        match self {
+            Reducer::Var { ddof } | Reducer::Std { ddof } if *ddof > 0 => f.pad(&format!("{}(ddof={ddof})", self.name())),
+            _ => f.pad(self.name()),
+        }
+    }
+}
+
+impl Serialize for Reducer {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Reducer {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
+        text.parse().map_err(|error: Error| {
+            let help = error.help_text().map_or(String::new(), |help| format!("; {help}"));
+            serde::de::Error::custom(format!("{}{help}", error.message()))
+        })
     }
 }
 
 impl FromStr for Reducer {
     type Err = Error;
 
-    fn from_str(word: &str) -> Result<Self> {
-        Reducer::ALL.into_iter().find(|reducer| reducer.name() == word).ok_or_else(|| {
-            let known: Vec<&str> = Reducer::ALL.iter().map(|reducer| reducer.name()).collect();
+    fn from_str(text: &str) -> Result<Self> {
+        let (word, parameters) = match text.split_once('(') {
+            None => (text, None),
+            Some((word, rest)) => {
+                let Some(inner) = rest.strip_suffix(')') else {
+                    return Err(Error::new(ErrorCode::UnknownWord, format!("`{text}` lacks the bracket that closes it")));
+                };
+                (word, Some(inner.trim()))
+            }
+        };
+        let found = Reducer::ALL.into_iter().find(|reducer| reducer.name() == word).ok_or_else(|| {
+            let mut known: Vec<&str> = Reducer::ALL.iter().map(|reducer| reducer.name()).collect();
+            known.dedup();
             Error::new(ErrorCode::UnknownWord, format!("unknown reducer `{word}`")).help(suggestion(word, &known))
-        })
+        })?;
+        match (found, parameters) {
+            (found, None) => Ok(found),
+            (Reducer::Var { .. }, Some(text)) => Ok(Reducer::Var { ddof: parse_ddof("var", text)? }),
+            (Reducer::Std { .. }, Some(text)) => Ok(Reducer::Std { ddof: parse_ddof("std", text)? }),
+            (found, Some(text)) => Err(Error::new(ErrorCode::UnknownWord, format!("{found} takes no parameters, but was given `{text}`"))
+                .help(format!("write `{found}`"))),
+        }
     }
+}
+
+fn parse_ddof(name: &str, text: &str) -> Result<u32> {
+    let number = text.strip_prefix("ddof").and_then(|rest| rest.trim_start().strip_prefix('=')).map(str::trim);
+    number.and_then(|number| number.parse().ok()).ok_or_else(|| {
+        Error::new(ErrorCode::UnknownWord, format!("{name} takes `ddof=` and a whole number, not `{text}`"))
+            .help(format!("write `{name}(ddof=1)` for a sample"))
+    })
 }
 
 /// What an empty segment gives. Every output row exists, whatever the segment holds.
@@ -102,6 +298,12 @@ pub enum OnEmpty {
 }
 
 impl OnEmpty {
+    /// Whether elements of a type can be this: i64 takes whole numbers only.
+    pub fn fits(self, dtype: DType) -> bool {
+        let whole = |value: f64| value.fract() == 0.0 && value.abs() < 9_223_372_036_854_775_808.0;
+        dtype.is_float() || self.value().is_none_or(whole)
+    }
+
     /// The value of every feature of an empty segment's row, or `None` where an empty segment is an error.
     pub fn value(self) -> Option<f64> {
         match self {
@@ -205,6 +407,34 @@ mod tests {
 
     #[test]
     fn a_typo_is_answered() {
-        assert_eq!("maen".parse::<Reducer>().unwrap_err().to_string(), "unknown reducer `maen`; did you mean `mean`? [unknown-word]");
+        let error = |text: &str| text.parse::<Reducer>().unwrap_err().to_string();
+        assert_eq!(error("maen"), "unknown reducer `maen`; did you mean `mean`? [unknown-word]");
+        assert_eq!(error("vra(ddof=1)"), "unknown reducer `vra`; did you mean `var`? [unknown-word]");
+        assert_eq!(error("var(ddof=1"), "`var(ddof=1` lacks the bracket that closes it [unknown-word]");
+        let help = "write `std(ddof=1)` for a sample [unknown-word]";
+        assert_eq!(error("std(ddof=-1)"), format!("std takes `ddof=` and a whole number, not `ddof=-1`; {help}"));
+        assert_eq!(error("max(1)"), "max takes no parameters, but was given `1`; write `max` [unknown-word]");
+    }
+
+    #[test]
+    fn every_reducer_reads_back() {
+        for reducer in Reducer::ALL {
+            assert_eq!(reducer.to_string().parse::<Reducer>().unwrap(), reducer);
+            let json = serde_json::to_string(&reducer).unwrap();
+            assert_eq!(serde_json::from_str::<Reducer>(&json).unwrap(), reducer, "{json}");
+        }
+        assert_eq!("var( ddof = 2 )".parse::<Reducer>().unwrap(), Reducer::Var { ddof: 2 });
+        assert_eq!(Reducer::Var { ddof: 0 }.to_string(), "var");
+    }
+
+    #[test]
+    fn the_default_for_empty_segments_is_the_identity_where_it_is_finite() {
+        for reducer in Reducer::ALL {
+            match reducer.default_on_empty() {
+                OnEmpty::Zero | OnEmpty::Fill(_) => assert!(!reducer.divides_by_weights() && !reducer.gives_positions(), "{reducer}"),
+                OnEmpty::Error => {}
+                OnEmpty::NaN => panic!("{reducer}"),
+            }
+        }
     }
 }

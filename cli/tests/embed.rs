@@ -168,7 +168,7 @@ fn assert_folds(file: &File, level: &str, below: &[&[f64]], reducer: Reducer) {
                 Reducer::Sum => (column.clone().sum(), column.map(f64::abs).sum()),
                 Reducer::Max => (column.fold(f64::NEG_INFINITY, f64::max), 0.0),
                 Reducer::Min => (column.fold(f64::INFINITY, f64::min), 0.0),
-                Reducer::Prod => panic!("not used here"),
+                other => panic!("{other} is not used here"),
             };
             let bound = error_bound(reducer, n, DType::F32, DType::F32, false) * magnitude;
             assert!((found - exact).abs() <= bound + 1e-15, "{level}: {found} for {exact}, bound {bound}");

@@ -6,7 +6,6 @@ use crate::error::{Error, ErrorCode, Result, suggestion};
 use crate::ids::{TableId, ViewId};
 use crate::numerics::Value;
 use crate::plan::{Buffer, CopyKind, Hash, Load, Place, Plan, StepKind, TableSource};
-use crate::reducer::Reducer;
 use crate::segments::Segments;
 use crate::tensor::{Layout, TensorView, TensorViewMut};
 use crate::{narrow, widen_u64};
@@ -258,9 +257,9 @@ impl TableSet {
                 }
                 for stage in &fold.stages {
                     for reduction in &stage.reductions {
-                        if let (Reducer::Mean, Some(weights)) = (reduction.reducer, reduction.weights) {
+                        if let Some(weights) = reduction.weights.filter(|_| reduction.reducer.divides_by_weights()) {
                             let table = plan.table(stage.table);
-                            check_mean_weights(plan, bindings, weights, self.get(stage.table), &table.name)?;
+                            check_divisors(plan, bindings, weights, self.get(stage.table), &table.name)?;
                         }
                     }
                 }
@@ -481,24 +480,24 @@ fn check_ids_of<T: IdElement>(view: TensorView<'_>, buffer: &Buffer, table: &Buf
     Ok(())
 }
 
-/// The weights of a mean must not be negative or NaN, and must not all be 0 in a segment that has rows.
-fn check_mean_weights(plan: &Plan, bindings: &Bindings<'_>, weights: ViewId, segments: &Segments, level: &str) -> Result<()> {
+/// Weights that are divided by must not be negative or NaN, and must not all be 0 in a segment that has rows.
+fn check_divisors(plan: &Plan, bindings: &Bindings<'_>, weights: ViewId, segments: &Segments, level: &str) -> Result<()> {
     let buffer = plan.buffer_of(weights);
     let Some(view) = bound_column(plan, bindings, weights) else {
         return Ok(());
     };
     match view.dtype() {
-        DType::F32 => check_mean_weights_of::<f32>(view, buffer, segments, level),
-        DType::F64 => check_mean_weights_of::<f64>(view, buffer, segments, level),
-        DType::F16 => check_mean_weights_of::<f16>(view, buffer, segments, level),
-        DType::BF16 => check_mean_weights_of::<bf16>(view, buffer, segments, level),
+        DType::F32 => check_divisors_of::<f32>(view, buffer, segments, level),
+        DType::F64 => check_divisors_of::<f64>(view, buffer, segments, level),
+        DType::F16 => check_divisors_of::<f16>(view, buffer, segments, level),
+        DType::BF16 => check_divisors_of::<bf16>(view, buffer, segments, level),
         dtype @ (DType::U8 | DType::U16 | DType::U32 | DType::I32 | DType::I64) => {
             Err(Error::new(ErrorCode::DType, format!("weights are {dtype}, not floats")).at_level(&*buffer.name))
         }
     }
 }
 
-fn check_mean_weights_of<T: Value>(view: TensorView<'_>, buffer: &Buffer, segments: &Segments, level: &str) -> Result<()> {
+fn check_divisors_of<T: Value>(view: TensorView<'_>, buffer: &Buffer, segments: &Segments, level: &str) -> Result<()> {
     for (s, range) in segments.ranges().enumerate() {
         let mut any = range.is_empty();
         for row in range {
@@ -507,7 +506,7 @@ fn check_mean_weights_of<T: Value>(view: TensorView<'_>, buffer: &Buffer, segmen
                 return Err(Error::new(ErrorCode::Weights, format!("`{}`[{row}] = {weight}", buffer.name))
                     .at_level(level)
                     .at_index(row)
-                    .help("the weights of a mean are 0 or more"));
+                    .help("weights that are divided by are 0 or more"));
             }
             any |= weight > 0.0;
         }

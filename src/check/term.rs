@@ -151,10 +151,7 @@ impl Terms {
         }
         let facts = tables.facts(table);
         if let Some((lower, upper)) = facts.composed {
-            let collapses = match how.reducer {
-                Reducer::Sum | Reducer::Prod | Reducer::Max | Reducer::Min => weights.is_none(),
-                Reducer::Mean => false,
-            };
+            let collapses = weights.is_none() && matches!(how.reducer, Reducer::Sum | Reducer::Prod | Reducer::Max | Reducer::Min);
             if !collapses || tables.facts(lower).empty > 0 {
                 return Err(Error::new(
                     ErrorCode::PlanWrong,
@@ -179,11 +176,7 @@ impl Terms {
     /// A sum or mean of matrix products, as the product of the sum or mean: both are one term where the pass that exchanges them may.
     fn hoisted(&mut self, rows: TermId, tables: &dyn Tables, table: TableId, how: How, weights: Option<TermId>) -> Result<Option<TermId>> {
         let Term::Kernel(Kernel::MatMul { rows: below, weight, bias }, dtype) = self.terms[rows.0] else { return Ok(None) };
-        let exchanges = match how.reducer {
-            Reducer::Mean => true,
-            Reducer::Sum => bias.is_none(),
-            Reducer::Max | Reducer::Min | Reducer::Prod => false,
-        };
+        let exchanges = how.reducer == Reducer::Mean || (how.reducer == Reducer::Sum && bias.is_none());
         if !exchanges || how.dtype != dtype || tables.facts(table).empty > 0 || below == self.nothing() {
             return Ok(None);
         }

@@ -50,7 +50,7 @@ impl Reduce {
             reducer: self.reducer,
             weighted: self.weights.is_some(),
             on_empty: self.on_empty.unwrap_or_else(|| self.reducer.default_on_empty()),
-            dtype: self.dtype.unwrap_or(dtype),
+            dtype: self.dtype.unwrap_or_else(|| self.reducer.result_dtype(dtype)),
         }
     }
 }
@@ -200,7 +200,7 @@ impl GraphBuilder {
         let reduction = how.reduction(self.graph.value_type(ragged).dtype());
         match how.weights {
             Some(weights) => {
-                self.check_mean_weights(reduction.reducer, weights)?;
+                self.check_divisors(reduction.reducer, weights)?;
                 self.same_level(Op::Reduce(reduction), &[ragged, weights])
             }
             None => self.same_level(Op::Reduce(reduction), &[ragged]),
@@ -288,12 +288,12 @@ impl GraphBuilder {
         *self.graph.value_type(value)
     }
 
-    fn check_mean_weights(&self, reducer: Reducer, weights: Value) -> Result<()> {
-        match (reducer, self.graph.op(weights.node)) {
-            (Reducer::Mean, Op::Input { .. }) | (Reducer::Sum | Reducer::Max | Reducer::Min | Reducer::Prod, _) => Ok(()),
-            (Reducer::Mean, _) => Err(Error::new(ErrorCode::Weights, "the weights of a mean must be an input")
-                .help("they are checked when they are bound: negative ones have no mean")),
+    fn check_divisors(&self, reducer: Reducer, weights: Value) -> Result<()> {
+        if !reducer.divides_by_weights() || matches!(self.graph.op(weights.node), Op::Input { .. }) {
+            return Ok(());
         }
+        Err(Error::new(ErrorCode::Weights, format!("the weights of a {reducer} must be an input"))
+            .help("they are checked when they are bound: negative ones have no mean"))
     }
 
     pub(super) fn same_level(&mut self, op: Op, operands: &[Value]) -> Result<Value> {

@@ -7,7 +7,7 @@ use crate::dtype::DType;
 use crate::error::{Error, ErrorCode, Result};
 use crate::ids::TableId;
 use crate::plan::Order;
-use crate::reducer::OnEmpty;
+use crate::reducer::{OnEmpty, Reducer};
 use smallvec::SmallVec;
 
 /// The types of an operation's results: the facts that nodes carry.
@@ -140,12 +140,27 @@ fn infer_fold(graph: &LevelGraph, load: FoldLoad, stages: &[Stage], operands: &[
 
 fn check_reduction(graph: &LevelGraph, table: TableId, dtype: DType, reduction: &Reduction) -> Result<()> {
     let segments = &graph.table(table).segments;
-    if !dtype.is_float() || !reduction.dtype.is_float() {
-        return Err(Error::new(ErrorCode::DType, format!("{} of {dtype} as {} is not defined", reduction.reducer, reduction.dtype))
-            .help("only floats are reduced; ids look rows up in a table first"));
+    let reducer = reduction.reducer;
+    if !dtype.is_float() {
+        let help =
+            "only floats are reduced: ids look rows up in a table first, and the positions that argmax and argmin give can only be kept";
+        return Err(Error::new(ErrorCode::DType, format!("{reducer} of {dtype} is not defined")).help(help));
     }
-    if reduction.weighted && !reduction.reducer.takes_weights() {
-        return Err(Error::new(ErrorCode::Weights, format!("{} has no weighted form", reduction.reducer)).help("sum and mean have one"));
+    if !reducer.can_give(reduction.dtype) {
+        let help = if reducer.gives_positions() { "its results are i64: say no other type" } else { "its results are floats" };
+        return Err(Error::new(ErrorCode::DType, format!("{reducer} of {dtype} as {} is not defined", reduction.dtype)).help(help));
+    }
+    if reduction.weighted && !reducer.takes_weights() {
+        let known: Vec<&str> = Reducer::ALL.iter().filter(|reducer| reducer.takes_weights()).map(|reducer| reducer.name()).collect();
+        let mut known = known;
+        known.dedup();
+        return Err(
+            Error::new(ErrorCode::Weights, format!("{reducer} has no weighted form")).help(format!("{} have one", known.join(", ")))
+        );
+    }
+    if !reduction.on_empty.fits(reduction.dtype) {
+        return Err(Error::new(ErrorCode::DType, format!("an empty segment cannot give {} where results are i64", reduction.on_empty))
+            .help("positions are whole numbers: say zero, or a fill such as -1"));
     }
     if let (OnEmpty::Error, Some(first)) = (reduction.on_empty, segments.first_empty()) {
         return Err(Error::new(

@@ -6,7 +6,8 @@
 //! 4. Inputs are rows of distinct names.
 //! 5. Each output names a value that exists and is rows; output names are distinct.
 //! 6. Stages above the first of a fold have tables that partition their rows in order.
-//! 7. A concat that is placed has operands that folds or encoders write, each used there once and nowhere an output or placed twice.
+//! 7. A concat that is placed has operands that folds or encoders write, each used there once, nowhere an output or placed twice, and none
+//!    made from another.
 //! 8. A composed table has the content that its two parts give.
 
 use super::{ConcatHow, Edge, LevelGraph, Op, ValueType, id_of, infer};
@@ -127,6 +128,11 @@ impl LevelGraph {
         });
         if places.count() != 1 {
             return Err("a part stands in several places");
+        }
+        // A step may not read the buffer that it writes.
+        let parts = self.operands(concat);
+        if self.operands(value.node).iter().any(|operand| parts.contains(operand)) {
+            return Err("a part is made from another part");
         }
         Ok(())
     }

@@ -75,7 +75,8 @@ fn pair(graph: &LevelGraph, lower: NodeId) -> Option<(Part, Part, NodeId)> {
 impl CollapseLevels {
     fn can_collapse(&self, graph: &LevelGraph, below: Part, above: Part) -> Result<(), Refusal> {
         let ((table, lower), (_, upper)) = (below, above);
-        if lower.reducer != upper.reducer || lower.reducer == Reducer::Mean {
+        let alike = lower.reducer == upper.reducer;
+        if !alike || !matches!(lower.reducer, Reducer::Sum | Reducer::Prod | Reducer::Max | Reducer::Min) {
             return Err(Refusal::ReducersDiffer);
         }
         if lower.weighted || upper.weighted {
@@ -91,10 +92,10 @@ impl CollapseLevels {
         if lower.dtype != upper.dtype {
             return Err(Refusal::RoundsBetween);
         }
-        match (lower.reducer, self.exactness) {
-            (Reducer::Max | Reducer::Min, _) | (Reducer::Sum | Reducer::Prod, Exactness::Reassociates) => Ok(()),
-            (Reducer::Sum | Reducer::Prod, Exactness::BitExact) => Err(Refusal::WouldReassociate),
-            (Reducer::Mean, _) => Err(Refusal::ReducersDiffer),
+        let exact = matches!(lower.reducer, Reducer::Max | Reducer::Min);
+        match self.exactness {
+            Exactness::BitExact if !exact => Err(Refusal::WouldReassociate),
+            Exactness::BitExact | Exactness::Reassociates => Ok(()),
         }
     }
 }

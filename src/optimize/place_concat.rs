@@ -1,6 +1,7 @@
 //! place-concat: the parts of a concat are written straight to its columns by the folds that make them.
 //!
-//! Refused where a part is not made by a fold, is an output of its own, or stands in several places.
+//! Refused where a part is not made by a fold, is an output of its own, stands in several places, or is made from another part (whose buffer it
+//! would read and write at once).
 
 use super::{Decision, Exactness, Names, Pass, Refusal};
 use crate::backend::Target;

@@ -15,7 +15,18 @@
 //!
 //! - Weights are n · size a weighted reduction. A table is 8 bytes an offset or 16 a range ([`Table::bytes`]), once a stage. What a stage
 //!   hands to the next one is not read from memory and costs nothing.
-//! - A reduction takes n · F operations, or 2 · n · F with weights. A mean divides S · F times, and adds n weights where it has them.
+//! - A reduction takes so many operations on each of its n · F elements, one more with weights (two for `var` and `std`), and so many on each of
+//!   its S · F results. A mean adds n weights where it has them.
+//!
+//! | reducer | an element | a result |
+//! |---|---|---|
+//! | `sum`, `max`, `min`, `prod`, `argmax`, `argmin` | 1 | 0 |
+//! | `mean` | 1 | 1 |
+//! | `l1` | 2 | 0 |
+//! | `l2` | 2 | 1 |
+//! | `var` | 6 | 2 |
+//! | `std` | 6 | 3 |
+//! | `first`, `last`, `count` | 0 | 0 |
 //!
 //! - An encoder reads what it takes once, however often its kernel comes back to it from cache. With R rows of F features:
 //!   a matrix product to N features takes 2 · R · F · N; attention with P pairs, H heads and F features (of one of queries, keys, values)
@@ -113,15 +124,26 @@ fn add_stage(plan: &Plan, stage: &Stage, features: u64, total: &mut Cost) {
 }
 
 fn reduction_flops(reduction: &Reduction, table: &Table, features: u64) -> u64 {
-    let elements = table.total_rows.saturating_mul(features);
-    let folded = match reduction.weights {
-        Some(_) => elements.saturating_mul(2),
-        None => elements,
-    };
-    match (reduction.reducer, reduction.weights) {
-        (Reducer::Mean, Some(_)) => folded.saturating_add(table.segments.saturating_mul(features)).saturating_add(table.total_rows),
-        (Reducer::Mean, None) => folded.saturating_add(table.segments.saturating_mul(features)),
-        (Reducer::Sum | Reducer::Max | Reducer::Min | Reducer::Prod, _) => folded,
+    let (an_element, a_result) = operations(reduction.reducer, reduction.weights.is_some());
+    let rows = table.total_rows.saturating_mul(features).saturating_mul(an_element);
+    let results = table.segments.saturating_mul(features).saturating_mul(a_result);
+    let divisors = if reduction.reducer == Reducer::Mean && reduction.weights.is_some() { table.total_rows } else { 0 };
+    rows.saturating_add(results).saturating_add(divisors)
+}
+
+/// Operations on each element that is folded, and on each result.
+fn operations(reducer: Reducer, weighted: bool) -> (u64, u64) {
+    let weight = u64::from(weighted);
+    match reducer {
+        Reducer::Sum | Reducer::Max | Reducer::Min | Reducer::Prod => (1 + weight, 0),
+        Reducer::Mean => (1 + weight, 1),
+        Reducer::L1 => (2 + weight, 0),
+        Reducer::L2 => (2 + weight, 1),
+        // Shifted and added up; shifted, centred, squared and added up.
+        Reducer::Var { .. } => (6 + 2 * weight, 2),
+        Reducer::Std { .. } => (6 + 2 * weight, 3),
+        Reducer::First | Reducer::Last | Reducer::Count => (0, 0),
+        Reducer::ArgMax | Reducer::ArgMin => (1, 0),
     }
 }
 

@@ -226,7 +226,7 @@ mod tests {
             ("\"align\": 64,", "\"align\": 64, \"align\": 64,", "duplicate field `align`"),
             ("\"align\": 64", "\"align\": -64", "invalid value"),
             ("\"align\": 64", "\"align\": 6.5", "invalid type"),
-            ("\"sum\"", "\"sun\"", "unknown variant `sun`"),
+            ("\"sum\"", "\"sun\"", "unknown reducer `sun`; did you mean `sum`?"),
             ("\"f32\"", "\"f31\"", "unknown variant `f31`"),
             ("\"input\"", "\"imput\"", "unknown variant `imput`"),
             ("\"hash\": \"2", "\"hash\": \"+", "a hash is 32 hexadecimal digits"),

@@ -34,7 +34,8 @@
 //! 19. Weights stand at reducers that take them: one column of floats, a row for each row that the stage folds, of a type that widens to
 //!     the one that these are accumulated in.
 //! 20. Where a table has an empty segment, `on_empty` is not `error`.
-//! 21. Results are floats, and are written as rows: one for each segment, of the reduction's type, as wide as what is folded.
+//! 21. Results are floats (i64 where they are positions, which no stage folds), and are written as rows: one for each segment, of the reduction's
+//!     type, as wide as what is folded. What an empty segment gives is an element of that type.
 //!
 //! Copies
 //! 22. A contiguous copy reads one view, of the rows of its table or packed by it, and writes a view that is packed by it.

@@ -3,7 +3,7 @@
 use crate::random::Random;
 use crate::tensor::{Arrangement, Fill, Tensor};
 use levelfold::graph::{FoldLoad, GraphBuilder, LevelGraph, Op, Reduction, Value, ValueType};
-use levelfold::{Hierarchy, Reducer, Result};
+use levelfold::{Hierarchy, Result};
 use std::collections::BTreeMap;
 
 /// One case of the suite.
@@ -79,7 +79,7 @@ impl Case {
         self
     }
 
-    /// What stands in every input of values that nothing else is said of. (Ids are below their table's rows, and the weights of means above
+    /// What stands in every input of values that nothing else is said of. (Ids are below their table's rows, and weights that are divided by above
     /// 0, unless it is said of them by name.)
     #[must_use]
     pub fn values(mut self, fill: Fill) -> Self {
@@ -112,7 +112,9 @@ impl Case {
                     let ValueType::Rows { rows, .. } = *self.graph.value_type(operands[1]) else { continue };
                     return Fill::Ids(rows);
                 }
-                Op::Reduce(Reduction { reducer: Reducer::Mean, .. }) if is_input(operands.get(1)) => return Fill::Positive,
+                Op::Reduce(Reduction { reducer, .. }) if reducer.divides_by_weights() && is_input(operands.get(1)) => {
+                    return Fill::Positive;
+                }
                 Op::Input { .. }
                 | Op::Gather
                 | Op::Slice { .. }

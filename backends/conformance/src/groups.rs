@@ -7,6 +7,7 @@ mod graphs;
 mod inputs;
 mod levels;
 mod random;
+mod reducers;
 
 use crate::case::Case;
 use crate::run::{POISON, Wanted};
@@ -31,6 +32,8 @@ pub enum Group {
     Shapes,
     /// NaNs, infinities, zeros of both signs, subnormal and huge numbers.
     SpecialValues,
+    /// Reducers with a state: everything above, for each of them.
+    Reducers,
     /// Weighted sums and means.
     Weights,
     /// Several reductions of the same rows, and their results side by side.
@@ -65,7 +68,7 @@ pub enum Group {
 
 impl Group {
     /// Every group.
-    pub const ALL: [Group; 22] = [
+    pub const ALL: [Group; 23] = [
         Group::Lengths,
         Group::Features,
         Group::Layouts,
@@ -73,6 +76,7 @@ impl Group {
         Group::EmptySegments,
         Group::Shapes,
         Group::SpecialValues,
+        Group::Reducers,
         Group::Weights,
         Group::Siblings,
         Group::Levels,
@@ -100,6 +104,7 @@ impl Group {
             Group::Shapes => folds::shapes(),
             Group::Layouts => inputs::layouts(),
             Group::SpecialValues => inputs::special_values(),
+            Group::Reducers => reducers::reducers(),
             Group::Weights => inputs::weights(),
             Group::Lookups => inputs::lookups(),
             Group::Levels => levels::levels(),
@@ -143,6 +148,7 @@ impl Group {
             | Group::EmptySegments
             | Group::Shapes
             | Group::SpecialValues
+            | Group::Reducers
             | Group::Weights
             | Group::Siblings
             | Group::Levels

@@ -100,7 +100,7 @@ macro_rules! conformance_tests {
     (@all $make:expr, $threads:expr) => {
         $crate::conformance_tests!(@each $make, $threads;
             lengths Lengths, features Features, layouts Layouts, ranges Ranges, empty_segments EmptySegments, shapes Shapes,
-            special_values SpecialValues, weights Weights, siblings Siblings, levels Levels, lookups Lookups, literal Literal,
+            special_values SpecialValues, reducers Reducers, weights Weights, siblings Siblings, levels Levels, lookups Lookups, literal Literal,
             row_ops RowOps, products Products, attention Attention, encoded_levels EncodedLevels, large Large, random_hierarchies RandomHierarchies, random_graphs RandomGraphs, bad_bindings BadBindings,
             bad_values BadValues, side_by_side SideBySide);
     };

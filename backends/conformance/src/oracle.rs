@@ -7,12 +7,14 @@
 //! [`Number::err`] is infinite there. (Those results are still compared with the reference, bit for bit.)
 
 mod encode;
+mod states;
 
 use crate::tensor::{Tensor, largest, number, smallest};
 use levelfold::graph::{FoldLoad, LevelGraph, Op, Reduction, Value, ValueType};
 use levelfold::ids::NodeId;
 use levelfold::numerics::{error_bound, unit_roundoff};
 use levelfold::{DType, Reducer, Segments};
+use states::Column;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
@@ -176,6 +178,9 @@ fn reduce_column(reduction: &Reduction, input: DType, column: &[Number], weights
     let output = reduction.dtype;
     if column.is_empty() {
         let value = reduction.on_empty.value().expect("a graph with an empty segment says what it gives");
+        if reduction.reducer.gives_positions() {
+            return Number::exact(value);
+        }
         let err = unit_roundoff(output) * value.abs() + smallest(output);
         return in_range(Number { hi: value, lo: 0.0, err: if value.is_finite() { err } else { 0.0 } }, output);
     }
@@ -184,11 +189,21 @@ fn reduce_column(reduction: &Reduction, input: DType, column: &[Number], weights
     }
     let n = u64::try_from(column.len()).expect("small");
     let bound = error_bound(reduction.reducer, n, input, output, weights.is_some());
+    let of = Column { input, output, rows: column, weights };
     let number = match reduction.reducer {
         Reducer::Sum | Reducer::Mean => add_up(reduction.reducer, input, output, column, weights, bound),
         Reducer::Max => choose(column, bound, output, |a, b| a.0 > b.0 || (a.0 == b.0 && a.1 > b.1)),
         Reducer::Min => choose(column, bound, output, |a, b| a.0 < b.0 || (a.0 == b.0 && a.1 < b.1)),
         Reducer::Prod => multiply(input, output, column, bound),
+        Reducer::L1 => of.absolute(),
+        Reducer::L2 => of.norm(),
+        Reducer::Var { ddof } => of.variance(ddof, false),
+        Reducer::Std { ddof } => of.variance(ddof, true),
+        Reducer::First => of.row(0),
+        Reducer::Last => of.row(column.len() - 1),
+        Reducer::Count => of.count(),
+        Reducer::ArgMax => return of.position(1.0),
+        Reducer::ArgMin => return of.position(-1.0),
     };
     in_range(number, output)
 }
@@ -329,6 +344,16 @@ impl Exact {
         let hi = self.hi / divisor.hi;
         let rest = (-hi).mul_add(divisor.hi, self.hi) + (self.lo - hi * divisor.lo);
         Exact { hi, lo: rest / divisor.hi }
+    }
+
+    /// Of a number that is not negative.
+    fn root(mut self) -> Exact {
+        self.settle();
+        let hi = self.hi.max(0.0).sqrt();
+        if hi == 0.0 {
+            return Exact { hi, lo: 0.0 };
+        }
+        Exact { hi, lo: ((-hi).mul_add(hi, self.hi) + self.lo) / (2.0 * hi) }
     }
 
     /// Makes `hi` the number nearest to the sum.

@@ -184,7 +184,10 @@ impl Walker<'_> {
             rows = 0;
             // SAFETY: the source has the rows of these segments, and the output theirs.
             unsafe {
-                next = (reduction.kernels.fold_run)(&run, segments.start, segments.end, &mut rows);
+                next = match &reduction.states {
+                    None => (reduction.kernels.fold_run)(&run, segments.start, segments.end, &mut rows),
+                    Some(_) => self.run_states(k, index, &run, segments.clone(), &mut rows),
+                };
                 if !self.writes_in_place(reduction) {
                     self.deliver(reduction, segments.start..next, out);
                 }

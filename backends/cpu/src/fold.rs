@@ -5,15 +5,15 @@
 
 use crate::batch::Dense;
 use crate::cuts::{Cuts, Split, Task};
-use crate::kernels::{self, Block, Isa, Kernels};
-use crate::load::load_weights;
+use crate::kernels::{self, Isa, Kernels};
 use crate::memory::{Memory, narrow};
+use crate::states::{self, States};
 use crate::stream;
 use half::{bf16, f16};
 use levelfold::backend::TableSet;
 use levelfold::error::{Error, ErrorCode, Result};
 use levelfold::ids::{TableId, ViewId};
-use levelfold::numerics::{Accumulator, BLOCK_ROWS, BLOCK_ROWS_U64, Value};
+use levelfold::numerics::{BLOCK_ROWS, BLOCK_ROWS_U64, Value};
 use levelfold::plan::{Fold, Load, Place, Plan};
 use levelfold::{DType, OnEmpty, Reducer};
 
@@ -42,7 +42,7 @@ pub(crate) struct StageRun {
     /// The reduction that the next stage folds.
     pub(crate) feeds: Option<usize>,
     /// The type of the rows that this stage folds.
-    input: DType,
+    pub(crate) input: DType,
     /// Bytes of weights that one row costs to read.
     pub(crate) weight_read: u64,
     /// Bytes that one segment writes.
@@ -53,11 +53,13 @@ pub(crate) struct StageRun {
     pub(crate) staged_rows: usize,
     /// Scratch: offsets from the start of a thread's memory.
     pub(crate) tile: usize,
-    depth: usize,
+    pub(crate) depth: usize,
 }
 
 pub(crate) struct ReductionRun {
     pub(crate) kernels: Kernels,
+    /// What runs instead, but for the rounding of results, where the reducer has a state.
+    pub(crate) states: Option<Box<dyn States>>,
     pub(crate) reducer: Reducer,
     pub(crate) weights: Option<ViewId>,
     pub(crate) write: Option<ViewId>,
@@ -66,11 +68,17 @@ pub(crate) struct ReductionRun {
     /// One element of an empty segment's row, in the first bytes.
     pub(crate) fill: [u8; 8],
     pub(crate) size: usize,
+    pub(crate) dtype: DType,
     /// Scratch: offsets from the start of a thread's memory.
     pub(crate) acc: usize,
-    tree: usize,
-    sizes: usize,
+    pub(crate) tree: usize,
+    pub(crate) sizes: usize,
     pub(crate) staged: usize,
+    /// Scratch: the results of a reducer with a state, in f64.
+    pub(crate) result: usize,
+    /// The f64 values of one entry of a tree, or of a partial, and where those stand among all partials of the stage.
+    pub(crate) width: usize,
+    partial: usize,
 }
 
 /// Rows of a tile: a feature-major input is turned this many rows at a time.
@@ -109,11 +117,26 @@ impl FoldStep {
             let staged_rows = (STAGED_BYTES / (features * largest).max(1)).clamp(1, BATCH_ROWS);
             let batch_rows = (BATCH_BYTES / (features * input.size()).max(1)).clamp(BLOCK_ROWS, BATCH_ROWS);
             let mut reductions = Vec::with_capacity(stage.reductions.len());
-            let (mut weight_read, mut segment_written) = (0, 0);
+            let (mut weight_read, mut segment_written, mut partial) = (0, 0, 0);
             for reduction in &stage.reductions {
-                let kernels = kernels::select(isa, input, reduction.reducer, reduction.dtype).ok_or_else(|| {
+                let states = states::select(isa, input, reduction.reducer);
+                // The kernels of a sum round the results of a state; positions need no rounding.
+                let (plain, output) = match (&states, reduction.dtype) {
+                    (None, output) => (reduction.reducer, output),
+                    (Some(_), DType::I64) => (Reducer::Sum, DType::F64),
+                    (Some(_), output) => (Reducer::Sum, output),
+                };
+                let kernels = kernels::select(isa, input, plain, output).ok_or_else(|| {
                     Error::new(ErrorCode::Unsupported, format!("{} of {input} as {}", reduction.reducer, reduction.dtype))
                 })?;
+                let (planes, width, result) = match &states {
+                    // The sum of the weights, or the count, stands behind the features.
+                    None => (1, features + 1, 0),
+                    Some(states) => {
+                        let (block, tree) = states.planes();
+                        (block, features.checked_mul(tree).ok_or_else(too_large)?, scratch.take(features, 8)?)
+                    }
+                };
                 if let Some(weights) = reduction.weights {
                     weight_read += plan.buffer_of(weights).dtype.size_u64();
                 }
@@ -132,11 +155,17 @@ impl FoldStep {
                     write: reduction.write,
                     fill: fill_of(reduction.on_empty, reduction.dtype),
                     size: reduction.dtype.size(),
-                    acc: scratch.take(features + 1, 8)?,
-                    tree: scratch.take((features + 1).checked_mul(depth).ok_or_else(too_large)?, 8)?,
+                    dtype: reduction.dtype,
+                    acc: scratch.take(features.checked_mul(planes).and_then(|all| all.checked_add(1)).ok_or_else(too_large)?, 8)?,
+                    tree: scratch.take(width.checked_mul(depth).ok_or_else(too_large)?, 8)?,
                     sizes: scratch.take(depth, 8)?,
                     staged: scratch.take(features.checked_mul(staged_rows).ok_or_else(too_large)?, reduction.dtype.size())?,
+                    states,
+                    result,
+                    width,
+                    partial,
                 });
+                partial += width;
             }
             let tile_rows = if index == 0 { TILE_ROWS } else { batch_rows };
             let tile = scratch.take(features.checked_mul(tile_rows).ok_or_else(too_large)?, input.size())?;
@@ -171,7 +200,7 @@ impl FoldStep {
 
     /// The f64 values of one row of partials, over all reductions of the topmost stage.
     pub(crate) fn partial_width(&self) -> usize {
-        self.stages.last().map_or(0, |stage| stage.reductions.len() * (self.features + 1))
+        self.stages.last().map_or(0, |stage| stage.reductions.iter().map(|reduction| reduction.width).sum())
     }
 }
 
@@ -202,7 +231,9 @@ fn fill_of(on_empty: OnEmpty, dtype: DType) -> [u8; 8] {
         DType::F64 => bytes.copy_from_slice(bytemuck::bytes_of(&<f64 as Value>::from_f64(value))),
         DType::F16 => bytes[..2].copy_from_slice(bytemuck::bytes_of(&<f16 as Value>::from_f64(value))),
         DType::BF16 => bytes[..2].copy_from_slice(bytemuck::bytes_of(&<bf16 as Value>::from_f64(value))),
-        DType::U8 | DType::U16 | DType::U32 | DType::I32 | DType::I64 => {}
+        // A whole number, by the rules of a plan.
+        DType::I64 => bytes.copy_from_slice(&(value as i64).to_ne_bytes()),
+        DType::U8 | DType::U16 | DType::U32 | DType::I32 => {}
     }
     bytes
 }
@@ -245,11 +276,10 @@ impl<'a> Walker<'a> {
                 Task::Piece { segment, first_row, last_row, partial } => {
                     let start = self.tables.get(self.step.stages[top].table).range(segment).start;
                     self.fold_rows(top, segment, start + first_row..start + last_row);
-                    let width = self.step.features + 1;
-                    for index in 0..self.step.stages[top].reductions.len() {
+                    for (index, reduction) in self.step.stages[top].reductions.iter().enumerate() {
                         let value = self.fold_tree(top, index);
-                        let row = self.partials.add(partial * self.step.partial_width() + index * width);
-                        std::ptr::copy_nonoverlapping(value, row, width);
+                        let row = self.partials.add(partial * self.step.partial_width() + reduction.partial);
+                        std::ptr::copy_nonoverlapping(value, row, reduction.width);
                     }
                 }
             }
@@ -273,16 +303,16 @@ impl<'a> Walker<'a> {
         let top = step.stages.len() - 1;
         let stage = &step.stages[top];
         let range = self.tables.get(stage.table).range(split.segment);
-        let width = step.features + 1;
         for (index, reduction) in stage.reductions.iter().enumerate() {
             // SAFETY: the partials of this segment are ours now; pairs of rows do not overlap.
             unsafe {
-                let row = |partial: usize| self.partials.add((split.first_partial + partial) * step.partial_width() + index * width);
+                let start = self.partials.add(split.first_partial * step.partial_width() + reduction.partial);
+                let row = |partial: usize| start.add(partial * step.partial_width());
                 let mut stride = 1;
                 while stride < split.partials {
                     let mut older = 0;
                     while older + stride < split.partials {
-                        (reduction.kernels.combine)(row(older), row(older + stride), self.tree_width(top, index));
+                        self.combine(top, index, row(older), row(older + stride));
                         older += 2 * stride;
                     }
                     stride *= 2;
@@ -341,6 +371,7 @@ impl<'a> Walker<'a> {
             unsafe { self.scratch.add(reduction.sizes).cast::<u64>().write(0) };
         }
         let mut block = BlockRows::uninit();
+        let origin = self.tables.get(stage.table).range(segment).start;
         let mut start = range.start;
         while start < range.end {
             let end = range.end.min(start + BLOCK_ROWS_U64);
@@ -349,7 +380,7 @@ impl<'a> Walker<'a> {
                 let rows = self.block_rows(k, segment, start..end, &mut block);
                 for index in 0..stage.reductions.len() {
                     self.accumulate(k, index, start as usize, rows);
-                    self.push_tree(k, index);
+                    self.push_tree(k, index, start - origin);
                 }
             }
             start = end;
@@ -378,108 +409,27 @@ impl<'a> Walker<'a> {
         }
     }
 
-    /// Adds one block of rows to the accumulator of a reduction, which starts anew; with weights, their sum stands behind the features.
-    unsafe fn accumulate(&self, k: usize, index: usize, first_row: usize, rows: &[*const u8]) {
-        let stage = &self.step.stages[k];
-        let reduction = &stage.reductions[index];
-        // SAFETY: accumulators and weights lie in this thread's scratch; rows are dense and have `features` elements.
-        unsafe {
-            let acc = self.scratch.add(reduction.acc);
-            let mut weights = [0u64; BLOCK_ROWS];
-            let weighted = reduction.weights.map(|view| self.memory[view.index()]);
-            if let Some(memory) = weighted {
-                let weights = &mut weights[..rows.len()];
-                match stage.input.accumulator() {
-                    DType::F64 => weigh::<f64>(memory, first_row, weights, acc, self.step.features),
-                    _ => weigh::<f32>(memory, first_row, weights, acc, self.step.features),
-                }
-            }
-            (reduction.kernels.accumulate)(&Block {
-                acc,
-                rows: rows.as_ptr(),
-                count: rows.len(),
-                features: self.step.features,
-                weights: if weighted.is_some() { weights.as_ptr().cast() } else { std::ptr::null() },
-                tiled: k > 0 || self.step.tiled,
-            });
-        }
-    }
-
-    /// The values of a tree's row: the features, and the sum of weights where there is one.
-    fn tree_width(&self, k: usize, index: usize) -> usize {
-        self.step.features + usize::from(self.step.stages[k].reductions[index].weights.is_some())
-    }
-
-    /// Pushes the accumulator to the tree: a binary counter. `sizes[0]` is its depth, and the blocks of each entry follow from it: they are
-    /// the binary digits of how many blocks were pushed, which stands in `sizes[1]`.
-    unsafe fn push_tree(&self, k: usize, index: usize) {
-        let stage = &self.step.stages[k];
-        let reduction = &stage.reductions[index];
-        let (width, stride) = (self.tree_width(k, index), self.step.features + 1);
-        // SAFETY: the tree has room for `depth` rows, and a counter of so many digits never has more entries.
-        unsafe {
-            let blocks = self.scratch.add(reduction.sizes).cast::<u64>();
-            let tree = self.scratch.add(reduction.tree).cast::<f64>();
-            let acc = self.scratch.add(reduction.acc);
-            let pushed = blocks.read();
-            // Entries before this push: one for each 1 in the binary form; each trailing 1 is combined with the new block.
-            let mut entries = pushed.count_ones() as usize;
-            debug_assert!(entries < stage.depth, "the counter outgrew its tree");
-            let carries = pushed.trailing_ones();
-            if carries == 0 {
-                (reduction.kernels.store)(tree.add(entries * stride), acc, width);
-            } else {
-                (reduction.kernels.combine_block)(tree.add((entries - 1) * stride), acc, width);
-                for _ in 1..carries {
-                    entries -= 1;
-                    (reduction.kernels.combine)(tree.add((entries - 1) * stride), tree.add(entries * stride), width);
-                }
-            }
-            blocks.write(pushed + 1);
-        }
-    }
-
-    /// The value of a tree: what is left is combined from the newest to the oldest.
-    unsafe fn fold_tree(&self, k: usize, index: usize) -> *const f64 {
-        let reduction = &self.step.stages[k].reductions[index];
-        let (width, stride) = (self.tree_width(k, index), self.step.features + 1);
-        // SAFETY: as for `push_tree`.
-        unsafe {
-            let tree = self.scratch.add(reduction.tree).cast::<f64>();
-            let mut entries = self.scratch.add(reduction.sizes).cast::<u64>().read().count_ones() as usize;
-            while entries > 1 {
-                entries -= 1;
-                (reduction.kernels.combine)(tree.add((entries - 1) * stride), tree.add(entries * stride), width);
-            }
-            tree
-        }
-    }
-
     /// Finishes the value of a tree, and sees that the row gets to where it belongs: the output's row, the slot of the next stage, or both.
     unsafe fn emit_tree(&mut self, k: usize, index: usize, segment: u64, rows: u64, value: *const f64, slot: *mut u8) {
         let reduction = &self.step.stages[k].reductions[index];
         let Some(out) = self.out(reduction, segment, slot) else { return };
         // SAFETY: `value` is a row of a tree; `out` is a row of `features` elements to write.
         unsafe {
-            let divisor = match (reduction.reducer, reduction.weights) {
-                (Reducer::Mean, Some(_)) => Some(value.add(self.step.features).read()),
-                (Reducer::Mean, None) => Some(rows as f64),
-                (Reducer::Sum | Reducer::Max | Reducer::Min | Reducer::Prod, _) => None,
-            };
-            (reduction.kernels.finish_tree)(value, out.start, self.step.features, divisor);
+            if let Some(states) = &reduction.states {
+                let result = self.scratch.add(reduction.result).cast::<f64>();
+                states.finish_tree(value, rows as f64, result, self.step.features);
+                self.round(reduction, result, out.start);
+            } else {
+                let divisor = (reduction.reducer == Reducer::Mean).then(|| match reduction.weights {
+                    Some(_) => value.add(self.step.features).read(),
+                    None => rows as f64,
+                });
+                (reduction.kernels.finish_tree)(value, out.start, self.step.features, divisor);
+            }
             if !self.writes_in_place(reduction) {
                 self.deliver(reduction, segment..segment + 1, out);
             }
         }
-    }
-}
-
-/// Widens the weights of a block, and writes their sum behind the accumulators.
-unsafe fn weigh<A: Accumulator>(memory: Memory, first: usize, into: &mut [u64], acc: *mut u8, features: usize) {
-    // SAFETY: one weight a row; an accumulator is no larger than 8 bytes, and there is one more of them than features.
-    unsafe {
-        let sum = load_weights(memory, first, std::slice::from_raw_parts_mut(into.as_mut_ptr().cast::<A>(), into.len()));
-        acc.cast::<A>().add(features).write(sum);
     }
 }
 

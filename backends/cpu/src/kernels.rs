@@ -221,6 +221,16 @@ fn select_op<T: Cell>(isa: Isa, reducer: Reducer, output: DType) -> Option<Kerne
         Reducer::Max => select_output::<T, MaxOp>(isa, output),
         Reducer::Min => select_output::<T, MinOp>(isa, output),
         Reducer::Prod => select_output::<T, MulOp>(isa, output),
+        // These have a state: see `states`.
+        Reducer::Var { .. }
+        | Reducer::Std { .. }
+        | Reducer::L1
+        | Reducer::L2
+        | Reducer::First
+        | Reducer::Last
+        | Reducer::Count
+        | Reducer::ArgMax
+        | Reducer::ArgMin => None,
     }
 }
 

@@ -14,7 +14,9 @@ mod kernels;
 mod load;
 mod memory;
 mod moves;
+mod states;
 mod stream;
+mod trees;
 mod vector;
 
 pub use kernels::Isa;

@@ -369,6 +369,8 @@ pub fn reducer_code(reducer: Reducer) -> u32 {
         Reducer::Max => 2,
         Reducer::Min => 3,
         Reducer::Prod => 4,
+        // No kernel has these: a step with one is refused before.
+        _ => u32::MAX,
     }
 }
 

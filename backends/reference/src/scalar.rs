@@ -73,7 +73,9 @@ pub(crate) fn number(dtype: DType, bits: Bits) -> Result<f64> {
         DType::F64 => f64::from_bits(bits),
         DType::F16 => f16::from_bits(low(bits)).to_f64(),
         DType::BF16 => bf16::from_bits(low(bits)).to_f64(),
-        DType::U8 | DType::U16 | DType::U32 | DType::I32 | DType::I64 => {
+        // A position: far below 2^53.
+        DType::I64 => bits.cast_signed() as f64,
+        DType::U8 | DType::U16 | DType::U32 | DType::I32 => {
             return Err(Error::new(ErrorCode::DType, format!("{dtype} holds ids, not values")));
         }
     })
@@ -87,7 +89,9 @@ pub(crate) fn nearest(dtype: DType, number: f64) -> Result<Bits> {
         DType::F64 => <f64 as Value>::from_f64(number).to_bits(),
         DType::F16 => u64::from(<f16 as Value>::from_f64(number).to_bits()),
         DType::BF16 => u64::from(<bf16 as Value>::from_f64(number).to_bits()),
-        DType::U8 | DType::U16 | DType::U32 | DType::I32 | DType::I64 => {
+        // A position, or what an empty segment gives: a whole number.
+        DType::I64 => (number as i64).cast_unsigned(),
+        DType::U8 | DType::U16 | DType::U32 | DType::I32 => {
             return Err(Error::new(ErrorCode::DType, format!("{dtype} holds ids, not values")));
         }
     })

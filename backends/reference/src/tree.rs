@@ -2,7 +2,9 @@
 //! by level.
 
 use levelfold::Reducer;
-use levelfold::numerics::{Accumulator, AddOp, BLOCK_ROWS, MaxOp, MinOp, MulOp, ReduceOp, finish_block, finish_tree};
+use levelfold::numerics::{
+    Accumulator, AddOp, BLOCK_ROWS, MaxOp, MinOp, Monoid, MonoidVisitor, MulOp, ReduceOp, Row, State, finish_block, finish_tree,
+};
 
 /// Reduces the values of a segment, which has at least one. `weights` has one number a value.
 ///
@@ -13,6 +15,62 @@ pub(crate) fn reduce<A: Accumulator>(reducer: Reducer, values: &[A], weights: Op
         Reducer::Max => reduce_with::<MaxOp, A>(reducer, values, weights),
         Reducer::Min => reduce_with::<MinOp, A>(reducer, values, weights),
         Reducer::Prod => reduce_with::<MulOp, A>(reducer, values, weights),
+        Reducer::Var { .. }
+        | Reducer::Std { .. }
+        | Reducer::L1
+        | Reducer::L2
+        | Reducer::First
+        | Reducer::Last
+        | Reducer::Count
+        | Reducer::ArgMax
+        | Reducer::ArgMin => reducer.visit_monoid(Segment { values, weights }).expect("these are monoids"),
+    }
+}
+
+/// The rows of a segment, on their way through a monoid.
+struct Segment<'a, A> {
+    values: &'a [A],
+    weights: Option<&'a [A]>,
+}
+
+impl<A: Accumulator> MonoidVisitor for Segment<'_, A> {
+    type Out = f64;
+
+    fn visit<M: Monoid>(self, monoid: M) -> f64 {
+        let n = self.values.len();
+        let block = |first: usize| {
+            let rows = first..n.min(first + BLOCK_ROWS);
+            let mut state: State<A> = monoid.start();
+            for pass in 0..M::PASSES {
+                for (index, at) in rows.clone().enumerate() {
+                    let w = self.weights.map_or(A::of_f64(1.0), |weights| weights[at]);
+                    state = monoid.push(pass, state, Row { x: self.values[at], w, index: A::of_f64(index as f64) });
+                }
+                state = monoid.close(pass, state);
+            }
+            state
+        };
+        if n <= BLOCK_ROWS {
+            return monoid.finish_block(block(0), A::of_f64(n as f64)).as_f64();
+        }
+        let blocks: Vec<State<f64>> = (0..n).step_by(BLOCK_ROWS).map(|first| monoid.widen(block(first), first as f64)).collect();
+        monoid.finish_tree(pairs_of(monoid, &blocks), n as f64)
+    }
+}
+
+/// As `pairs`, of states.
+fn pairs_of<M: Monoid>(monoid: M, level: &[State<f64>]) -> State<f64> {
+    let above: Vec<State<f64>> = level
+        .chunks(2)
+        .map(|pair| match *pair {
+            [older, newer] => monoid.combine(older, newer),
+            [last] => last,
+            _ => unreachable!("chunks of two"),
+        })
+        .collect();
+    match above[..] {
+        [top] => top,
+        _ => pairs_of(monoid, &above),
     }
 }
 

@@ -9,6 +9,7 @@ use crate::memory::Tensor;
 use half::{bf16, f16};
 use levelfold::dtype::{Element, IdElement};
 use levelfold::numerics::{Value, error_bound, unit_roundoff};
+use levelfold::reducer::ReducerClass;
 use levelfold::spec::{LeafSource, SegmentSource};
 use levelfold::{DType, Error, ErrorCode, Hierarchy, Level, Reducer, Segments, TensorView};
 use std::ops::Range;
@@ -179,6 +180,11 @@ fn level_of(level: &Level, source: &Source, inputs: &[Input<'_>], read: impl Fn(
     let SegmentSource::Inline(segments) = &level.segments else {
         return Err(Error::new(ErrorCode::NotBound, "its segments are not bound").at_level(&*level.name));
     };
+    if let Some(other) = level.reduce.iter().find(|reducer| reducer.class() != ReducerClass::Plain) {
+        return Err(Error::new(ErrorCode::Unsupported, format!("bench cannot check {other}"))
+            .at_level(&*level.name)
+            .help("it measures sum, mean, max, min and prod"));
+    }
     let weights = level.weights.as_ref().map(|weights| find(inputs, &weights.name)).transpose()?;
     let width = source.features;
     let features = width * level.reduce.len();
@@ -221,9 +227,9 @@ fn bound_of(reducer: Reducer, segments: &Segments, source: &Source, folded: &Fol
     // What this module itself rounds.
     let own = 8.0 * unit_roundoff(DType::F64);
     let below = match reducer {
-        Reducer::Sum | Reducer::Mean | Reducer::Max | Reducer::Min => source.bound,
         // Every factor carries its error.
         Reducer::Prod => (levelfold::numerics::count_to_f64(segments.longest()) * source.bound.ln_1p()).exp_m1(),
+        _ => source.bound,
     };
     (1.0 + here) * (1.0 + flat) * (1.0 + below) * (1.0 + own) - 1.0
 }
@@ -267,6 +273,7 @@ impl FoldOf {
             Reducer::Prod => (1.0, 1.0),
             Reducer::Max => (f64::NEG_INFINITY, 0.0),
             Reducer::Min => (f64::INFINITY, 0.0),
+            other => unreachable!("{other} was refused"),
         };
         self.exact.fill(Compensated { sum: exact, error: 0.0 });
         self.magnitude.fill(magnitude);
@@ -294,6 +301,7 @@ impl FoldOf {
                 best.sum = if x.is_nan() || x < best.sum { x } else { best.sum };
                 *size = size.max(m);
             }),
+            other => unreachable!("{other} was refused"),
         }
     }
 
@@ -304,10 +312,7 @@ impl FoldOf {
             magnitude.fill(value.abs());
             return;
         }
-        let divisor = match self.reducer {
-            Reducer::Mean => self.weight.value(),
-            Reducer::Sum | Reducer::Max | Reducer::Min | Reducer::Prod => 1.0,
-        };
+        let divisor = if self.reducer == Reducer::Mean { self.weight.value() } else { 1.0 };
         for (into, sum) in exact.iter_mut().zip(&self.exact) {
             *into = sum.value() / divisor;
         }

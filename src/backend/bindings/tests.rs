@@ -3,6 +3,7 @@
 use super::*;
 use crate::backend::Target;
 use crate::optimize::Planner;
+use crate::reducer::Reducer;
 use crate::spec::{Hierarchy, Leaves, Level};
 use crate::tensor::Layout;
 
@@ -52,8 +53,8 @@ fn good_bindings_are_fine() {
 fn bad_data_is_told_with_index_and_value() {
     insta::assert_snapshot!(told(|memory| memory.ids[2] = 4), @"char.ids: `char.ids`[2] = 4, but `char.table` has 4 rows; ids are 0 or more, and below the rows of their table [id-too-large]");
     insta::assert_snapshot!(told(|memory| memory.ids[1] = -1), @"char.ids: `char.ids`[1] = -1, but `char.table` has 4 rows; ids are 0 or more, and below the rows of their table [id-too-large]");
-    insta::assert_snapshot!(told(|memory| memory.weights[3] = -0.5), @"word: `w`[3] = -0.5; the weights of a mean are 0 or more [weights]");
-    insta::assert_snapshot!(told(|memory| memory.weights[0] = f32::NAN), @"word: `w`[0] = NaN; the weights of a mean are 0 or more [weights]");
+    insta::assert_snapshot!(told(|memory| memory.weights[3] = -0.5), @"word: `w`[3] = -0.5; weights that are divided by are 0 or more [weights]");
+    insta::assert_snapshot!(told(|memory| memory.weights[0] = f32::NAN), @"word: `w`[0] = NaN; weights that are divided by are 0 or more [weights]");
     insta::assert_snapshot!(told(|memory| memory.weights[..2].fill(0.0)), @"word: the weights of segment 0 are all 0: it has no mean; give each segment that has rows a weight above 0, or leave its rows out of it [weights]");
     insta::assert_snapshot!(told(|memory| memory.weights.truncate(3)), @"w: `w` has shape [3, 1], planned was [4, 1]; a plan holds for one shape; plan again for another [shape]");
 }
@@ -198,7 +199,7 @@ fn memory_of_a_device_is_held_to_the_same_rules_by_its_backend() {
     let [on, _] = told_on_device(MIRROR, |memory| memory.ids[2] = 4);
     insta::assert_snapshot!(on, @"char.ids: `char.ids`[2] = 4, but `char.table` has 4 rows; ids are 0 or more, and below the rows of their table [id-too-large]");
     let [on, _] = told_on_device(MIRROR, |memory| memory.weights[3] = -0.5);
-    insta::assert_snapshot!(on, @"word: `w`[3] = -0.5; the weights of a mean are 0 or more [weights]");
+    insta::assert_snapshot!(on, @"word: `w`[3] = -0.5; weights that are divided by are 0 or more [weights]");
     let [on, _] = told_on_device(MIRROR, |memory| memory.weights.truncate(3));
     insta::assert_snapshot!(on, @"w: `w` has shape [3, 1], planned was [4, 1]; a plan holds for one shape; plan again for another [shape]");
 }

@@ -77,7 +77,12 @@ impl At<'_> {
             return values;
         }
         match inputs.get(crate::widen(stage.feed)) {
-            Some(input) => input.dtype,
+            Some(input) => {
+                if !input.dtype.is_float() {
+                    self.error(format!("stage {number} folds {}, which are positions", input.dtype));
+                }
+                input.dtype
+            }
             None => {
                 self.error(format!("stage {number} is fed by reduction {} of the stage before, which has {}", stage.feed, inputs.len()));
                 values
@@ -125,8 +130,13 @@ impl At<'_> {
                 format!("stage {number} ({}): {} has {} empty segments, which are an error", reduction.reducer, stage.table, table.empty);
             self.error(message);
         }
-        if !reduction.dtype.is_float() {
-            self.error(format!("stage {number} ({}) makes {}, not floats", reduction.reducer, reduction.dtype));
+        if !reduction.reducer.can_give(reduction.dtype) {
+            let wanted = if reduction.reducer.gives_positions() { "i64" } else { "floats" };
+            self.error(format!("stage {number} ({}) makes {}, not {wanted}", reduction.reducer, reduction.dtype));
+        } else if !reduction.on_empty.fits(reduction.dtype) {
+            let message =
+                format!("stage {number} ({}) makes {}, which cannot be {}", reduction.reducer, reduction.dtype, reduction.on_empty);
+            self.error(message);
         }
         let Some(write) = reduction.write else { return };
         let made = seen(self.plan, write);

@@ -67,6 +67,13 @@ fn valid(schema: &Value, value: &Value, root: &Value) -> bool {
         "items" => value.as_array().is_none_or(|items| items.iter().all(|item| valid(argument, item, root))),
         "minItems" => value.as_array().is_none_or(|items| Some(items.len() as u64) >= argument.as_u64()),
         "maxItems" => value.as_array().is_none_or(|items| Some(items.len() as u64) <= argument.as_u64()),
+        "pattern" => value.as_str().is_none_or(|text| match argument.as_str().expect("a pattern") {
+            r"^(var|std)\(ddof=[0-9]+\)$" => ["var(ddof=", "std(ddof="].iter().any(|start| {
+                let number = text.strip_prefix(start).and_then(|rest| rest.strip_suffix(')'));
+                number.is_some_and(|number| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()))
+            }),
+            other => panic!("pattern {other}"),
+        }),
         "minLength" => value.as_str().is_none_or(|text| Some(text.chars().count() as u64) >= argument.as_u64()),
         "minimum" => value.as_i64().is_none_or(|number| Some(number) >= argument.as_i64()) && !value.is_f64(),
         "maximum" => value.as_u64().is_none_or(|number| Some(number) <= argument.as_u64()),

@@ -22,7 +22,7 @@ pub(super) fn siblings() -> Vec<Case> {
                 let (x, word, _) = words(graph, dtype)?;
                 for reducer in Reducer::ALL {
                     let folded = graph.fold(x, word, Reduce::new(reducer))?;
-                    graph.output(reducer.name(), folded)?;
+                    graph.output(&reducer.to_string(), folded)?;
                 }
                 Ok(())
             })
@@ -45,6 +45,14 @@ pub(super) fn siblings() -> Vec<Case> {
             graph.output(name, folded)?;
         }
         Ok(())
+    }));
+    cases.push(Case::build("siblings/beside-what-it-is-made-from", |graph| {
+        let x = graph.input("x", DType::F32, 50, 3)?;
+        let (word, same) = (graph.table("word", &lengths(&[10, 40]))?, graph.table("same", &lengths(&[1, 1]))?);
+        let below = graph.fold(x, word, Reduce::new(Reducer::Mean))?;
+        let above = graph.fold(below, same, Reduce::new(Reducer::Sum))?;
+        let both = graph.concat(&[below, above])?;
+        graph.output("both", both)
     }));
     cases.push(Case::build("siblings/equal", |graph| {
         let (x, word, sentence) = words(graph, DType::F32)?;

@@ -52,6 +52,16 @@ fn fill(random: &mut Random) -> Fill {
     *random.pick(&[Fill::Plain, Fill::Plain, Fill::Factors, Fill::Integers, Fill::Specials, Fill::Zeros, Fill::Subnormal])
 }
 
+/// A plain reducer more often than one with a state; none whose results cannot be folded further.
+fn reducer(random: &mut Random) -> Reducer {
+    if !random.chance(3) {
+        return *random.pick(&Reducer::PLAIN);
+    }
+    let others: Vec<Reducer> =
+        Reducer::ALL.into_iter().filter(|reducer| !reducer.gives_positions() && !Reducer::PLAIN.contains(reducer)).collect();
+    *random.pick(&others)
+}
+
 /// Float types that can weigh values of a type.
 fn weights_for(random: &mut Random, values: DType) -> DType {
     let fit: Vec<DType> = FLOATS.into_iter().filter(|weights| weights.widens_to(values.accumulator())).collect();
@@ -79,7 +89,7 @@ fn hierarchy(seed: u64) -> Case {
         rows = table.len();
         let mut level = Level::new(&format!("level{depth}"), table).on_empty(on_empty(&mut random));
         level.keep = random.chance(3);
-        level.reduce = (0..if random.chance(4) { 2 } else { 1 }).map(|_| *random.pick(&Reducer::ALL)).collect();
+        level.reduce = (0..if random.chance(4) { 2 } else { 1 }).map(|_| reducer(&mut random)).collect();
         if level.reduce.iter().all(|reducer| reducer.takes_weights()) && random.chance(3) {
             level = level.weights(&format!("weights{depth}"), weights_for(&mut random, dtype));
         }
@@ -131,7 +141,7 @@ fn grow(graph: &mut GraphBuilder, random: &mut Random) -> Result<()> {
         }
         let table = graph.table(&format!("t{step}"), &segments(random, rows))?;
         for _ in 0..if random.chance(3) { 3 } else { 1 } {
-            let reducer = *random.pick(&Reducer::ALL);
+            let reducer = reducer(random);
             let mut how = Reduce::new(reducer).on_empty(on_empty(random));
             if random.chance(4) {
                 how = how.dtype(*random.pick(&FLOATS));

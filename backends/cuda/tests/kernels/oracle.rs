@@ -46,6 +46,7 @@ pub(crate) fn reduce(reducer: Reducer, input: DType, rows: &[f64], weights: Opti
         (Reducer::Min, _) => reduce_by::<MinOp, f32>(reducer, rows, weights),
         (Reducer::Prod, DType::F64) => reduce_by::<MulOp, f64>(reducer, rows, weights),
         (Reducer::Prod, _) => reduce_by::<MulOp, f32>(reducer, rows, weights),
+        (other, _) => panic!("no kernel has {other}"),
     }
 }
 
@@ -84,5 +85,6 @@ pub(crate) fn paired(reducer: Reducer, numbers: Vec<f64>) -> f64 {
         Reducer::Max => pairs::<MaxOp>(numbers),
         Reducer::Min => pairs::<MinOp>(numbers),
         Reducer::Prod => pairs::<MulOp>(numbers),
+        other => panic!("no kernel has {other}"),
     }
 }

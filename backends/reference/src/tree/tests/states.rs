@@ -1,0 +1,105 @@
+//! Reducers with a state, against their definitions in f64 over numbers of f32, inside the printed bounds.
+
+use super::super::reduce;
+use super::Random;
+use levelfold::numerics::{error_bound, mean_shift, variance_error_bound};
+use levelfold::{DType, Reducer};
+
+const LENGTHS: [usize; 12] = [1, 2, 3, 31, 32, 33, 64, 65, 100, 1025, 4097, 20_000];
+
+/// Σw(x − mean)² ÷ (Σw − ddof) and Σwx² ÷ (Σw − ddof), in f64 and in two passes.
+fn variance(values: &[f32], weights: &[f32], ddof: u32) -> (f64, f64) {
+    let rows = || values.iter().zip(weights).map(|(&x, &w)| (f64::from(x), f64::from(w)));
+    let weight: f64 = rows().map(|(_, w)| w).sum();
+    let mean = rows().map(|(x, w)| w * x).sum::<f64>() / weight;
+    let lost: f64 = rows().map(|(x, w)| w * (x - mean)).sum();
+    let squares = rows().map(|(x, w)| w * (x - mean) * (x - mean)).sum::<f64>() - lost * lost / weight;
+    let divisor = weight - f64::from(ddof);
+    (squares / divisor, rows().map(|(x, w)| w * x * x).sum::<f64>() / divisor)
+}
+
+#[test]
+fn a_variance_stays_inside_its_bound_whatever_the_rows_have_in_common() {
+    let mut worst = 0f64;
+    for seed in 1..=8 {
+        let mut random = Random(seed);
+        for offset in [0.0, 1.0, 1e3, 1e5, 1e7] {
+            for n in LENGTHS {
+                let values: Vec<f32> = (0..n).map(|_| (offset + random.weight()) as f32).collect();
+                for (weighted, ddof) in [(false, 0), (false, 1), (true, 0)] {
+                    let weights: Vec<f32> = (0..n).map(|_| if weighted { random.weight() as f32 + 0.25 } else { 1.0 }).collect();
+                    let found = reduce(Reducer::Var { ddof }, &values, weighted.then_some(&weights));
+                    let (exact, raw) = variance(&values, &weights, ddof);
+                    if n == 1 && ddof == 1 {
+                        assert!(found.is_nan());
+                        continue;
+                    }
+                    let (most, least) = weights.iter().fold((0f32, f32::INFINITY), |(most, least), &w| (most.max(w), least.min(w)));
+                    let spread = n.min(32) as f64 * f64::from(most / least);
+                    let e = variance_error_bound(n as u64, DType::F32, DType::F64, spread);
+                    // What the definition in f64 is off itself stands in the same form.
+                    let shifted = exact.sqrt() + 4.0 * mean_shift(n as u64) * raw.sqrt();
+                    let bound = (1.0 + e) * shifted * shifted - exact + 1e-12 * exact;
+                    let error = (found - exact).abs();
+                    assert!(
+                        error <= bound,
+                        "seed {seed}: {n} rows at {offset}, ddof {ddof}, weighted {weighted}: {found:e} for {exact:e}, bound {bound:e}"
+                    );
+                    worst = worst.max(if bound > 0.0 { error / bound } else { 0.0 });
+                    let root = reduce(Reducer::Std { ddof }, &values, weighted.then_some(&weights));
+                    assert!((root * root - found).abs() <= 1e-6 * found, "{root} is the root of {found}");
+                }
+            }
+        }
+    }
+    println!("variances: at most {worst:.3} of the bound");
+    assert!(worst > 0.001, "the bound says something: {worst}");
+}
+
+#[test]
+fn norms_stay_inside_their_bound() {
+    for seed in 1..=20 {
+        let mut random = Random(seed);
+        for n in LENGTHS {
+            let values: Vec<f32> = (0..n).map(|_| random.number() as f32).collect();
+            let weights: Vec<f32> = (0..n).map(|_| random.weight() as f32).collect();
+            for weighted in [false, true] {
+                let w = |i: usize| if weighted { f64::from(weights[i]) } else { 1.0 };
+                let l1: f64 = (0..n).map(|i| w(i) * f64::from(values[i]).abs()).sum();
+                let l2 = (0..n).map(|i| w(i) * f64::from(values[i]) * f64::from(values[i])).sum::<f64>().sqrt();
+                for (reducer, exact) in [(Reducer::L1, l1), (Reducer::L2, l2)] {
+                    let found = reduce(reducer, &values, weighted.then_some(&weights));
+                    let bound = error_bound(reducer, n as u64, DType::F32, DType::F64, weighted) + 1e-12;
+                    let error = (found - exact).abs();
+                    assert!(error <= bound * exact, "seed {seed}: {reducer} of {n}, weighted {weighted}: {found:e} for {exact:e}");
+                }
+            }
+        }
+    }
+}
+
+/// Ten million rows around 1000: a sum of squares in f32 has no digit left of their variance.
+#[test]
+fn ten_million_rows_keep_their_variance() {
+    let n = 10_000_000u32;
+    let values: Vec<f32> = (0..n).map(|row| 1000.0 + (row % 5) as f32 / 64.0).collect();
+    // Of 0, 1, 2, 3, 4 sixty-fourths, each as often as the others.
+    let exact = 2.0 / 4096.0;
+    let found = reduce(Reducer::Var { ddof: 0 }, &values, None);
+    assert!((found - exact).abs() <= 1e-6 * exact, "{found:e} for {exact:e}");
+    assert_eq!(reduce(Reducer::ArgMax, &values, None), 4.0);
+    assert_eq!(reduce(Reducer::Count, &values, None), f64::from(n));
+}
+
+#[test]
+fn positions_are_those_of_the_first_nan_or_the_first_best() {
+    let mut values: Vec<f32> = (0..100).map(|row| (row % 40) as f32).collect();
+    assert_eq!(reduce(Reducer::ArgMax, &values, None), 39.0);
+    assert_eq!(reduce(Reducer::ArgMin, &values, None), 0.0);
+    values[70] = f32::NAN;
+    values[90] = f32::NAN;
+    assert_eq!((reduce(Reducer::ArgMax, &values, None), reduce(Reducer::ArgMin, &values, None)), (70.0, 70.0));
+    assert_eq!(reduce(Reducer::ArgMax, &[f32::NEG_INFINITY; 70], None), 0.0);
+    assert_eq!(reduce(Reducer::ArgMin, &[f32::INFINITY; 70], None), 0.0);
+    assert_eq!((reduce(Reducer::First, &values, None), reduce(Reducer::Last, &values, None)), (0.0, 19.0));
+}
