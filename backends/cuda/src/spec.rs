@@ -288,6 +288,10 @@ impl FoldSpec {
         if reductions > MOST_REDUCTIONS {
             return Err(format!("makes {reductions} reductions in one step; CUDA kernels take up to {MOST_REDUCTIONS}"));
         }
+        let reducers = self.stages.iter().flat_map(|stage| &stage.reductions).map(|reduction| reduction.reducer);
+        if let Some(unknown) = reducers.into_iter().find(|&reducer| reducer_code(reducer) == u32::MAX) {
+            return Err(format!("reduces by {unknown}, for which there is no CUDA kernel"));
+        }
         Ok(())
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::memory::{Block, POISON};
 use crate::random::Random;
-use crate::{compile, oracle, schedules};
+use crate::{compile, oracle, schedules, specs};
 use levelfold::{DType, Reducer};
 use levelfold_cuda::args::{CopyArgs, FillArgs, FinishArgs, FinishGroup, LayoutArgs, layout, move_blocks};
 use levelfold_cuda::spec::{FINISH_COLUMNS, FINISH_THREADS, KernelSpec, MOVE_THREADS, dtype_code, reducer_code};
@@ -164,7 +164,7 @@ pub(crate) fn finishes(moves: &Module, seeds: std::ops::Range<u64>) -> Result<u6
     let mut done = 0;
     for seed in seeds {
         let mut random = Random(seed);
-        let reducer = if random.one_in(3) { Reducer::Mean } else { random.pick(&Reducer::ALL) };
+        let reducer = if random.one_in(3) { Reducer::Mean } else { random.pick(&specs::REDUCERS) };
         let weighted = reducer == Reducer::Mean && random.one_in(2);
         let features = usize::try_from(random.pick(&[1, 5, 31, 32, 33, 70])).expect("small");
         let counts: Vec<u64> = (0..random.in_range(1, 4)).map(|_| random.pick(&[1, 2, 31, 32, 33, 97, 200, 255, 256])).collect();

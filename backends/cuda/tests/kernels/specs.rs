@@ -10,6 +10,9 @@ pub(crate) struct Named {
     pub(crate) spec: FoldSpec,
 }
 
+/// What kernels reduce by.
+pub(crate) const REDUCERS: [Reducer; 5] = [Sum, Mean, Max, Min, Prod];
+
 const LANES_16: Access = Access::Lanes { bytes: 16 };
 const LANES_8: Access = Access::Lanes { bytes: 8 };
 const LANES_4: Access = Access::Lanes { bytes: 4 };
