@@ -137,7 +137,7 @@ fn narrow_to_f32(value: f64) -> f32 {
 /// The type of a level's values: what the accumulator is loaded from and rounded to.
 pub trait Value: Element {
     /// The type that this one is accumulated in.
-    type Acc: Accumulator;
+    type Acc: elementary::Elementary;
     /// The canonical NaN: sign clear, quiet, no payload.
     const NAN: Self;
     /// The same number as an accumulator.

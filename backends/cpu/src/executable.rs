@@ -2,6 +2,7 @@
 
 use crate::arena::Arena;
 use crate::cuts::{self, Cuts};
+use crate::encode::EncodeStep;
 use crate::float_mode::FloatMode;
 use crate::fold::{FoldStep, Walker};
 use crate::memory::{Memory, narrow, resolve};
@@ -9,7 +10,7 @@ use crate::moves::{self, Pack};
 use crate::{Pool, Shared};
 use levelfold::backend::{Bindings, Executable, RunReport, TableSet};
 use levelfold::error::{Error, ErrorCode, Result};
-use levelfold::plan::{Copy, CopyKind, Load, Plan, StepKind, ViewLayout};
+use levelfold::plan::{Copy, CopyKind, Load, Plan, Step, StepKind, ViewLayout};
 use levelfold::segments::Segments;
 use rayon::iter::{IndexedParallelIterator, IntoParallelIterator, IntoParallelRefIterator, ParallelIterator};
 use std::sync::Arc;
@@ -31,12 +32,21 @@ pub(crate) struct CpuExecutable {
     /// One piece of scratch for each thread of the pool, and one for the caller.
     scratch: Scratch,
     partials: Vec<f64>,
+    /// What encoders prepare, one step after the other.
+    params: Option<Arena>,
+    param_bytes: usize,
     report: RunReport,
 }
 
 enum StepRun {
     Fold(Box<FoldStep>),
-    Copy { copy: Copy, cuts: Cuts, starts: Vec<u64> },
+    /// And where its parameters begin.
+    Encode(Box<EncodeStep>, usize),
+    Copy {
+        copy: Copy,
+        cuts: Cuts,
+        starts: Vec<u64>,
+    },
 }
 
 /// The scratch of all threads, one after the other.
@@ -68,7 +78,7 @@ impl CpuExecutable {
         // Kernels follow addresses: whoever made this plan, it has to keep the rules that make that sound.
         plan.verify()?;
         let mut steps = Vec::with_capacity(plan.steps.len());
-        let mut stride = 0;
+        let (mut stride, mut param_bytes) = (0usize, 0usize);
         for step in &plan.steps {
             steps.push(match &step.kind {
                 StepKind::Fold(fold) => {
@@ -77,7 +87,15 @@ impl CpuExecutable {
                     StepRun::Fold(Box::new(fold))
                 }
                 StepKind::Encode(encode) => {
-                    return Err(Error::new(ErrorCode::Unsupported, crate::no_encoder(encode)).help("the reference backend runs encoders"));
+                    let encode = EncodeStep::compile(&plan, encode, shared.isa)?;
+                    stride = stride.max(encode.scratch_bytes);
+                    let start = param_bytes;
+                    param_bytes = encode
+                        .params
+                        .bytes
+                        .checked_add(param_bytes)
+                        .ok_or_else(|| Error::new(ErrorCode::Overflow, "the parameters of all encoders cannot be addressed"))?;
+                    StepRun::Encode(Box::new(encode), start)
                 }
                 StepKind::Copy(copy) => StepRun::Copy { copy: copy.clone(), cuts: Cuts::default(), starts: Vec::new() },
             });
@@ -87,12 +105,15 @@ impl CpuExecutable {
             .checked_mul(threads + 1)
             .ok_or_else(|| Error::new(ErrorCode::Overflow, "the scratch of all threads cannot be addressed"))?;
         let scratch = Scratch { memory: Some(shared.arenas.take(bytes, 64)?), stride, threads };
+        let params = if param_bytes == 0 { None } else { Some(shared.arenas.take(param_bytes, 64)?) };
         let report = RunReport::for_plan(&plan);
         Ok(CpuExecutable {
             memory: Vec::with_capacity(plan.views.len()),
             tables: TableSet::new(),
             arena: None,
             partials: Vec::new(),
+            params,
+            param_bytes,
             shared,
             plan,
             steps,
@@ -107,7 +128,7 @@ impl CpuExecutable {
         let small_bytes = self.shared.small_bytes;
         let mut partials = 0;
         for (step, run) in plan.steps.iter().zip(&mut self.steps) {
-            let moved = step.cost.read.saturating_add(step.cost.written);
+            let moved = work(step);
             let is_small = threads == 1 || moved < small_bytes;
             // Work is counted in rows; this many rows are one task.
             let target = |rows: u64| {
@@ -129,6 +150,14 @@ impl CpuExecutable {
                         fold.starts = cuts::running_starts(chain[0]);
                     }
                 }
+                StepRun::Encode(encode, start) => {
+                    let tasks = if is_small { 1 } else { (threads as u64 * TASKS_A_THREAD).min(moved / self.shared.task_bytes()).max(1) };
+                    encode.cut(narrow(tasks)?);
+                    let start = self.params.as_ref().map_or(std::ptr::null_mut(), Arena::start).wrapping_add(*start);
+                    let _mode = FloatMode::set();
+                    // SAFETY: each step has its own part of the parameters' memory.
+                    unsafe { encode.params.make_waves(start) };
+                }
                 StepRun::Copy { copy, cuts, starts } => {
                     if let CopyKind::Segments { table } | CopyKind::Spread { table } = copy.what {
                         let table = tables.get(table);
@@ -146,13 +175,27 @@ impl CpuExecutable {
     fn run_step(&mut self, index: usize) -> (u64, u64) {
         let plan = Arc::clone(&self.plan);
         let step = &plan.steps[index];
-        let moved = step.cost.read.saturating_add(step.cost.written);
+        let moved = work(step);
         let pool = if moved < self.shared.small_bytes { &Pool::Caller } else { &self.shared.pool };
         match &self.steps[index] {
             StepRun::Fold(fold) => {
                 let tables: u64 = fold.stages.iter().map(|stage| self.tables.get(stage.table).bytes()).sum();
                 let (read, written) = run_fold(fold, &self.memory, &self.tables, &self.scratch, self.partials.as_mut_ptr(), pool);
                 (read + tables, written)
+            }
+            StepRun::Encode(encode, start) => {
+                let params = Partials(self.params.as_ref().map_or(std::ptr::null_mut(), Arena::start).wrapping_add(*start).cast());
+                {
+                    let _mode = FloatMode::set();
+                    // SAFETY: bindings were checked against the plan; the memory is this step's, and nobody runs yet.
+                    unsafe { encode.params.prepare(&self.memory, params.start().cast()) };
+                }
+                each(pool, &encode.tasks, |task| {
+                    let scratch = self.scratch.of_this_thread(pool);
+                    // SAFETY: as above; each task has rows of its own, and scratch is this thread's while it runs one.
+                    unsafe { encode.run(task.clone(), &self.memory, &self.tables, params.start().cast(), scratch) };
+                });
+                (encode.read, encode.written)
             }
             StepRun::Copy { copy, cuts, starts } => {
                 let memory = |view: levelfold::ids::ViewId| self.memory[view.index()];
@@ -194,6 +237,15 @@ impl CpuExecutable {
                 (step.cost.read, step.cost.written)
             }
         }
+    }
+}
+
+/// What a step costs, in bytes or what takes as long: operations are counted where there are many to a byte.
+fn work(step: &Step) -> u64 {
+    let moved = step.cost.read.saturating_add(step.cost.written);
+    match step.kind {
+        StepKind::Encode(_) => moved.saturating_add(step.cost.flops / 4),
+        StepKind::Fold(_) | StepKind::Copy(_) => moved,
     }
 }
 
@@ -292,13 +344,13 @@ impl Executable for CpuExecutable {
     }
 
     fn scratch_bytes(&self) -> u64 {
-        (self.scratch.stride * (self.scratch.threads + 1) + self.partials.len() * size_of::<f64>()) as u64
+        (self.scratch.stride * (self.scratch.threads + 1) + self.partials.len() * size_of::<f64>() + self.param_bytes) as u64
     }
 }
 
 impl Drop for CpuExecutable {
     fn drop(&mut self) {
-        for memory in [self.arena.take(), self.scratch.memory.take()].into_iter().flatten() {
+        for memory in [self.arena.take(), self.scratch.memory.take(), self.params.take()].into_iter().flatten() {
             self.shared.arenas.give(memory);
         }
     }

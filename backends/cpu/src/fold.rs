@@ -205,13 +205,17 @@ impl FoldStep {
 }
 
 #[derive(Default)]
-struct Scratchpad {
+pub(crate) struct Scratchpad {
     bytes: usize,
 }
 
 impl Scratchpad {
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// The offset of `count` elements, on a cache line of its own.
-    fn take(&mut self, count: usize, size: usize) -> Result<usize> {
+    pub(crate) fn take(&mut self, count: usize, size: usize) -> Result<usize> {
         let start = self.bytes;
         let end = count.checked_mul(size).and_then(|bytes| start.checked_add(bytes));
         self.bytes = end.and_then(|end| end.checked_next_multiple_of(64)).ok_or_else(too_large)?;

@@ -20,7 +20,7 @@ use std::fmt;
 pub enum Isa {
     /// What every machine of this architecture has.
     Baseline,
-    /// AVX2 and F16C, on x86-64.
+    /// AVX2, FMA and F16C, on x86-64.
     Avx2,
     /// AVX-512 (F, BW, DQ, VL), on x86-64.
     Avx512,
@@ -35,7 +35,7 @@ impl Isa {
         match self {
             Isa::Baseline => true,
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("f16c"),
+            Isa::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("f16c") && is_x86_feature_detected!("fma"),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => {
                 Isa::Avx2.is_available()

@@ -7,6 +7,7 @@
 mod arena;
 mod batch;
 mod cuts;
+mod encode;
 mod executable;
 mod float_mode;
 mod fold;
@@ -24,7 +25,7 @@ pub use kernels::Isa;
 use arena::ArenaPool;
 use levelfold::backend::{Backend, Executable, Target};
 use levelfold::error::{Error, ErrorCode, Result};
-use levelfold::plan::{Encode, Plan, StepKind};
+use levelfold::plan::Plan;
 use std::sync::Arc;
 
 /// Steps that move fewer bytes than this run on the calling thread, unless the builder says otherwise: waking another one costs more.
@@ -164,19 +165,7 @@ fn start_pool(threads: usize) -> Result<rayon::ThreadPool> {
 
 /// What the planner knows of this backend. The same on every machine, so plans are too.
 pub fn target() -> Target {
-    Target { supports: |kind| supports(kind), ..Target::new("cpu") }
-}
-
-fn supports(kind: &StepKind) -> std::result::Result<(), String> {
-    match kind {
-        StepKind::Fold(_) | StepKind::Copy(_) => Ok(()),
-        StepKind::Encode(encode) => Err(no_encoder(encode)),
-    }
-}
-
-/// Why an encoder does not run here.
-fn no_encoder(encode: &Encode) -> String {
-    format!("encoders ({}) have no kernels on the CPU backend yet", encode.encoding.kernel.name())
+    Target::new("cpu")
 }
 
 impl CpuBackend {

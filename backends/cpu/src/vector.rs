@@ -9,7 +9,9 @@
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod x86;
 
+use crate::encode::Fused;
 use half::{bf16, f16};
+use levelfold::numerics::elementary::Elementary;
 use levelfold::numerics::{Accumulator, AddOp, MaxOp, MinOp, MulOp, ReduceOp, Value};
 
 /// So many accumulators at once.
@@ -19,7 +21,7 @@ use levelfold::numerics::{Accumulator, AddOp, MaxOp, MinOp, MulOp, ReduceOp, Val
 /// vector belongs to: they are called from functions compiled for it.
 pub(crate) trait Vector: Copy {
     /// One lane.
-    type Acc: Accumulator;
+    type Acc: Elementary;
     /// How many.
     const LANES: usize;
     /// How many vectors of accumulators stay in registers beside what a row needs.
@@ -60,7 +62,7 @@ pub(crate) trait Vector: Copy {
 ///
 /// # Safety
 /// As for [`Vector`].
-pub(crate) trait Lanes<T: Value>: Vector<Acc = T::Acc> {
+pub(crate) trait Lanes<T: Value>: Vector<Acc = T::Acc> + Fused {
     unsafe fn widen(from: *const T) -> Self;
     unsafe fn widen_part(from: *const T, count: usize) -> Self;
     /// Rounds each lane once, to nearest, ties to even. NaNs are canonical before.
@@ -121,7 +123,7 @@ vector_op!(AddOp => add, MulOp => mul, MaxOp => maximum, MinOp => minimum);
 
 /// Lanes as an array, which the compiler turns into whatever vectors the architecture has.
 #[derive(Clone, Copy)]
-pub(crate) struct Portable<A, const N: usize>([A; N]);
+pub(crate) struct Portable<A, const N: usize>(pub(crate) [A; N]);
 
 impl<A: Accumulator, const N: usize> Portable<A, N> {
     #[inline(always)]
@@ -130,7 +132,7 @@ impl<A: Accumulator, const N: usize> Portable<A, N> {
     }
 }
 
-impl<A: Accumulator, const N: usize> Vector for Portable<A, N> {
+impl<A: Elementary, const N: usize> Vector for Portable<A, N> {
     type Acc = A;
     const LANES: usize = N;
     const TILE: usize = 8;

@@ -8,16 +8,16 @@ use std::arch::x86_64::*;
 
 /// Eight f32 in an AVX2 register.
 #[derive(Clone, Copy)]
-pub(crate) struct F32x8(__m256);
+pub(crate) struct F32x8(pub(crate) __m256);
 /// Four f64 in an AVX2 register.
 #[derive(Clone, Copy)]
-pub(crate) struct F64x4(__m256d);
+pub(crate) struct F64x4(pub(crate) __m256d);
 /// Sixteen f32 in an AVX-512 register.
 #[derive(Clone, Copy)]
-pub(crate) struct F32x16(__m512);
+pub(crate) struct F32x16(pub(crate) __m512);
 /// Eight f64 in an AVX-512 register.
 #[derive(Clone, Copy)]
-pub(crate) struct F64x8(__m512d);
+pub(crate) struct F64x8(pub(crate) __m512d);
 
 /// What AVX2 and AVX-512 vectors have in common: operations by name.
 macro_rules! arithmetic {
