@@ -1,6 +1,8 @@
 //! Nothing is allocated after the first run of an executable: counted by the global allocator of this test, which therefore has a file of its
 //! own.
 
+use levelfold::plan::Place;
+use levelfold::spec::{Encoder, Transformer};
 use levelfold::{Bindings, DType, Engine, Hierarchy, Leaves, Level, Reducer, Segments, TensorView, TensorViewMut};
 use levelfold_cpu::CpuBackend;
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -53,11 +55,49 @@ fn allocations_of_runs(backend: CpuBackend, runs: usize) -> Vec<u64> {
         .collect()
 }
 
+/// The same over transformers at two levels, with whatever parameters.
+fn allocations_of_encoders(backend: CpuBackend, runs: usize) -> Vec<u64> {
+    let hierarchy = Hierarchy::new(Leaves::values("char", DType::F32, 32).encode(Encoder::transformer("char", Transformer::new(4))))
+        .level(
+            Level::new("word", Segments::from_lengths(&vec![5u64; 400]).unwrap())
+                .encode(Encoder::transformer("word", Transformer::new(2)))
+                .reduce(Reducer::Mean),
+        )
+        .level(Level::new("text", Segments::from_lengths(&[300u64, 100]).unwrap()).reduce(Reducer::Mean));
+    let prepared = Engine::new(backend).prepare(&hierarchy).unwrap();
+    let inputs: Vec<_> = prepared
+        .plan()
+        .buffers
+        .iter()
+        .filter(|buffer| matches!(buffer.place, Place::Input | Place::Param))
+        .map(|buffer| {
+            let shape = [buffer.rows as usize, buffer.features as usize];
+            (buffer.name.to_string(), shape, vec![0.01f32; shape[0] * shape[1]])
+        })
+        .collect();
+    let mut text = [0f32; 64];
+    (0..=runs)
+        .map(|_| {
+            let mut bindings = Bindings::new().output("text", TensorViewMut::from_slice(&mut text, [2, 32]).unwrap());
+            for (name, shape, values) in &inputs {
+                bindings = bindings.input(name, TensorView::from_slice(values, *shape).unwrap());
+            }
+            let before = ALLOCATIONS.load(Ordering::Relaxed);
+            prepared.run_with(bindings, |_| ()).unwrap();
+            ALLOCATIONS.load(Ordering::Relaxed) - before
+        })
+        .skip(1)
+        .collect()
+}
+
 /// One test, so that no other one allocates beside it.
 #[test]
 fn nothing_is_allocated_after_the_first_run() {
     let alone = allocations_of_runs(CpuBackend::builder().threads(1).build().unwrap(), 100);
     assert_eq!(alone.iter().sum::<u64>(), 0, "one thread: {alone:?}");
+    let encoders = allocations_of_encoders(CpuBackend::builder().threads(1).build().unwrap(), 20);
+    // The check of bindings lists the names of more than eight inputs: that one list, and nothing in the backend.
+    assert!(encoders.iter().all(|&allocations| allocations <= 1), "encoders, one thread: {encoders:?}");
     // On several threads nothing of ours is allocated either. rayon's queue takes a new block for every 63 jobs that are handed over from outside
     // its pool: that much is allowed, and no more.
     let spread = allocations_of_runs(CpuBackend::builder().threads(2).small_bytes(0).build().unwrap(), 126);
