@@ -5,6 +5,7 @@ use levelfold::custom::{Registry, RowEncoder};
 use levelfold::encoder::Activation;
 use levelfold::spec::Encoder;
 use levelfold::{Bindings, DType, Engine, EngineOptions, Hierarchy, Leaves, Level, OptLevel, Reducer, Segments, TensorView, TensorViewMut};
+use levelfold_cpu::CpuBackend;
 use levelfold_reference::ReferenceBackend;
 
 /// Each row minus its largest number.
@@ -50,7 +51,11 @@ fn backend(versions: &[u32]) -> ReferenceBackend {
 }
 
 fn run<T: levelfold::numerics::Value>(opt: OptLevel) -> Vec<f64> {
-    let engine = Engine::with_options(Box::new(backend(&[1, 7])) as Box<dyn Backend>, EngineOptions { opt, ..EngineOptions::default() });
+    run_on::<T>(Box::new(backend(&[1, 7])), opt)
+}
+
+fn run_on<T: levelfold::numerics::Value>(backend: Box<dyn Backend>, opt: OptLevel) -> Vec<f64> {
+    let engine = Engine::with_options(backend, EngineOptions { opt, ..EngineOptions::default() });
     let prepared = engine.prepare(&hierarchy(7, T::DTYPE)).unwrap();
     let input: Vec<T> = [1.0, 2.0, 0.5, f64::NAN, 1.0, 1.0, -3.0, -3.25, 8.0].map(T::from_f64).to_vec();
     let (mut x, mut y) = (vec![T::from_f64(9.0); 9], vec![T::from_f64(9.0); 6]);
@@ -74,6 +79,13 @@ fn a_row_encoder_of_ones_own_runs_in_every_type_fused_or_not() {
         assert_eq!(bits(run::<f64>(opt)), bits(run::<f64>(OptLevel::O0)), "{opt}");
         assert_eq!(bits(run::<f32>(opt)), bits(run::<f32>(OptLevel::O0)), "{opt}");
         assert_eq!(bits(run::<half::bf16>(opt)), bits(run::<half::bf16>(OptLevel::O0)), "{opt}");
+        let cpu = || -> Box<dyn Backend> {
+            let registry = Registry::new().encoder(BelowLargest { version: 7 });
+            Box::new(CpuBackend::builder().threads(2).small_bytes(0).registry(registry).build().unwrap())
+        };
+        assert_eq!(bits(run_on::<f64>(cpu(), opt)), bits(exact.clone()), "{opt} on the cpu");
+        assert_eq!(bits(run_on::<f32>(cpu(), opt)), bits(run::<f32>(opt)), "{opt} on the cpu");
+        assert_eq!(bits(run_on::<half::bf16>(cpu(), opt)), bits(run::<half::bf16>(opt)), "{opt} on the cpu");
     }
 }
 

@@ -18,6 +18,7 @@ use crate::{Isa, fold};
 use kernels::Kernels;
 use levelfold::DType;
 use levelfold::backend::TableSet;
+use levelfold::custom::{Registry, RowEncoder};
 use levelfold::encoder::{Activation, Kernel, RowOp};
 use levelfold::error::{Error, ErrorCode, Result};
 use levelfold::ids::{TableId, ViewId};
@@ -26,6 +27,7 @@ use levelfold::numerics::encoders::score_scale;
 use levelfold::plan::{Encode, Plan};
 use params::{Param, Params, Shape, Wave};
 use std::ops::Range;
+use std::sync::Arc;
 
 /// The most rows of a tile: a multiple of the rows of a micro tile.
 const TILE_ROWS: usize = 96;
@@ -97,10 +99,12 @@ enum OpRun {
     },
     /// From the first type to the second.
     Cast(Kernels, Kernels, DType),
+    /// A user's own.
+    Custom(Kernels, Arc<dyn RowEncoder>),
 }
 
 impl EncodeStep {
-    pub(crate) fn compile(plan: &Plan, encode: &Encode, isa: Isa) -> Result<Self> {
+    pub(crate) fn compile(plan: &Plan, encode: &Encode, isa: Isa, registry: &Registry) -> Result<Self> {
         let select = |dtype: DType| {
             kernels::select(isa, dtype).ok_or_else(|| Error::new(ErrorCode::Unsupported, format!("encoders of {dtype} have no kernels")))
         };
@@ -186,6 +190,7 @@ impl EncodeStep {
                     largest = largest.max(dtype.accumulator().size());
                     OpRun::Cast(kernels, select(dtype)?, dtype)
                 }
+                RowOp::Custom { name, version } => OpRun::Custom(kernels, registry.find_encoder(name, *version)?),
             });
         }
         let row_bytes = stride.checked_mul(largest).ok_or_else(too_large)?;
@@ -342,6 +347,17 @@ impl Run<'_> {
                         from.cast_to(*dtype)(tile, other, count);
                         std::mem::swap(&mut tile, &mut other);
                         to
+                    }
+                    OpRun::Custom(kernels, encoder) => {
+                        for index in 0..rows {
+                            let row = tile.wrapping_add(index * step.stride * kernels.size);
+                            if kernels.size == 8 {
+                                encoder.encode_f64(std::slice::from_raw_parts_mut(row.cast(), step.features));
+                            } else {
+                                encoder.encode_f32(std::slice::from_raw_parts_mut(row.cast(), step.features));
+                            }
+                        }
+                        kernels
                     }
                 };
                 (rounds.round)(tile, count);

@@ -10,6 +10,7 @@ use crate::moves::{self, Pack};
 use crate::{Pool, Shared};
 use levelfold::backend::{Bindings, Executable, RunReport, TableSet};
 use levelfold::error::{Error, ErrorCode, Result};
+use levelfold::ids::StepId;
 use levelfold::plan::{Copy, CopyKind, Load, Plan, Step, StepKind, ViewLayout};
 use levelfold::segments::Segments;
 use rayon::iter::{IndexedParallelIterator, IntoParallelIterator, IntoParallelRefIterator, ParallelIterator};
@@ -79,7 +80,7 @@ impl CpuExecutable {
         plan.verify()?;
         let mut steps = Vec::with_capacity(plan.steps.len());
         let (mut stride, mut param_bytes) = (0usize, 0usize);
-        for step in &plan.steps {
+        for (index, step) in plan.steps.iter().enumerate() {
             steps.push(match &step.kind {
                 StepKind::Fold(fold) => {
                     let fold = FoldStep::compile(&plan, fold, shared.isa, shared.stream_bytes)?;
@@ -87,7 +88,8 @@ impl CpuExecutable {
                     StepRun::Fold(Box::new(fold))
                 }
                 StepKind::Encode(encode) => {
-                    let encode = EncodeStep::compile(&plan, encode, shared.isa)?;
+                    let encode = EncodeStep::compile(&plan, encode, shared.isa, &shared.registry)
+                        .map_err(|error| error.at_level(StepId::new(index).to_string()))?;
                     stride = stride.max(encode.scratch_bytes);
                     let start = param_bytes;
                     param_bytes = encode

@@ -24,6 +24,7 @@ pub use kernels::Isa;
 
 use arena::ArenaPool;
 use levelfold::backend::{Backend, Executable, Target};
+use levelfold::custom::Registry;
 use levelfold::error::{Error, ErrorCode, Result};
 use levelfold::plan::Plan;
 use std::sync::Arc;
@@ -47,6 +48,7 @@ pub(crate) struct Shared {
     pub(crate) isa: Isa,
     pub(crate) arenas: ArenaPool,
     pub(crate) poison: Option<u8>,
+    pub(crate) registry: Registry,
     pub(crate) small_bytes: u64,
     pub(crate) stream_bytes: u64,
 }
@@ -75,6 +77,7 @@ pub struct CpuBuilder {
     pool: Option<Arc<rayon::ThreadPool>>,
     isa: Option<Isa>,
     poison: Option<u8>,
+    registry: Registry,
     small_bytes: Option<u64>,
     stream_bytes: Option<u64>,
 }
@@ -123,6 +126,13 @@ impl CpuBuilder {
         self
     }
 
+    /// What it knows beside what is built in.
+    #[must_use]
+    pub fn registry(mut self, registry: Registry) -> Self {
+        self.registry = registry;
+        self
+    }
+
     /// The backend.
     ///
     /// # Errors
@@ -148,6 +158,7 @@ impl CpuBuilder {
             isa,
             arenas: ArenaPool::default(),
             poison: self.poison,
+            registry: self.registry,
             small_bytes: self.small_bytes.unwrap_or(SMALL_BYTES),
             stream_bytes: self.stream_bytes.unwrap_or(STREAM_BYTES),
         };
