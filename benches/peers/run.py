@@ -158,7 +158,7 @@ def measure(name, case, threads, peers, binary, arguments):
     if not (folder / "spec.json").exists():
         subprocess.run([binary, "bench", "--quiet", *case.arguments(arguments.mib), "--export", str(folder)], check=True)
     command = [binary, "bench", "--data", str(folder), "--paced", "--quiet", "--opt", case.opt, "--threads", str(threads), "--seconds", "1e6"]
-    command += ["--stream-bytes", arguments.stream_bytes] if arguments.stream_bytes else []
+    command += ["--stream-bytes", arguments.stream_bytes]
     own = Process("levelfold", command, environment(threads, {}), threads)
     names = own.event()["contenders"]
     processes = []
@@ -376,7 +376,7 @@ def main():
             one.add_argument("--cap", type=float, default=3.0, help="a contender that takes longer, in seconds, is only estimated")
             one.add_argument("--levelfold", type=Path, help="the command; built by cargo without it")
             one.add_argument("--data", type=Path, default=WORK / "data", help="where the exported files lie meanwhile")
-            one.add_argument("--stream-bytes", default=None, help="the buffer that memory's bandwidth is measured over, as for `levelfold bench`")
+            one.add_argument("--stream-bytes", default="1G", help="the buffer that memory's bandwidth is measured over, as for `levelfold bench`")
             one.add_argument("--keep-data", action="store_true", help="keeps the exported files")
         if command == "table":
             one.add_argument("json", nargs="*", type=Path, help="results; all of --out without it")

@@ -132,7 +132,7 @@ pub(crate) struct BenchArgs {
     #[arg(long, default_value_t = 15.0, value_name = "SECONDS")]
     seconds: f64,
 
-    /// The buffer that memory's bandwidth is measured over [default: four times the last cache, within 256M and 1G]
+    /// The buffer that memory's bandwidth is measured over [default: four times the last cache, within 512M and 1G]
     #[arg(long, value_name = "BYTES")]
     stream_bytes: Option<ByteSize>,
 

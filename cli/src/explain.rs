@@ -76,7 +76,7 @@ pub(crate) struct ExplainArgs {
     #[arg(long, requires = "analyze", value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
     threads: Option<u32>,
 
-    /// The buffer that --analyze measures memory's bandwidth over [default: four times the last cache, within 256M and 1G]
+    /// The buffer that --analyze measures memory's bandwidth over [default: four times the last cache, within 512M and 1G]
     #[arg(long, requires = "analyze", value_name = "BYTES")]
     stream_bytes: Option<ByteSize>,
 }

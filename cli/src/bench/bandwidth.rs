@@ -31,12 +31,13 @@ impl Bandwidth {
     }
 }
 
-const LEAST_BYTES: u64 = 256 << 20;
+/// Shorter streams than a quarter of this would measure how threads start.
+const LEAST_BYTES: u64 = 512 << 20;
 const MOST_BYTES: u64 = 1 << 30;
 const QUARTERS: usize = 4;
 
 impl Stream {
-    /// A buffer of so many bytes, or of four times the last cache, within 256 MiB and 1 GiB; every page of it is touched.
+    /// A buffer of so many bytes, or of four times the last cache, within 512 MiB and 1 GiB; every page of it is touched.
     pub(crate) fn new(threads: usize, bytes: Option<u64>) -> Self {
         let bytes = bytes.unwrap_or_else(|| last_cache_bytes().unwrap_or(0).saturating_mul(4).clamp(LEAST_BYTES, MOST_BYTES));
         // Whole words in every quarter.
