@@ -329,17 +329,7 @@ impl Session<'_> {
     /// What is timed, and, where checking that would take too long, a copy of fewer rows to check instead.
     fn material(&self, source: &Source) -> Result<Material, Error> {
         let args = self.args;
-        let whole = |case: Case| {
-            let encoded = case.encoded().map(str::to_owned);
-            match encoded {
-                Some(level) => {
-                    Err(Error::new(ErrorCode::Unsupported, "its rows are encoded, and this benchmark checks results against folds alone")
-                        .at_level(level)
-                        .help("`levelfold explain --analyze` times plans with encoders"))
-                }
-                None => Ok(Material { case, small: None }),
-            }
-        };
+        let whole = |case| Ok(Material { case, small: None });
         let workload = match source {
             Source::Spec(path) => return whole(Case::of_spec(path, &args.bind, args.seed)?),
             Source::Folder(folder) => return whole(export::load(folder, args.seed)?),

@@ -76,13 +76,6 @@ impl Case {
         &self.loaded.hierarchy
     }
 
-    /// The lowest level whose rows go through an encoder.
-    pub(crate) fn encoded(&self) -> Option<&str> {
-        let Hierarchy { leaves, levels, .. } = self.hierarchy();
-        let lowest = Some(&*leaves.name).filter(|_| !leaves.encode.is_empty());
-        lowest.or_else(|| levels.iter().find(|level| !level.encode.is_empty()).map(|level| &*level.name))
-    }
-
     /// Names of the inputs that were made from the seed.
     pub(crate) fn made(&self) -> impl Iterator<Item = &str> {
         self.made.iter().map(|tensor| &*tensor.name)
