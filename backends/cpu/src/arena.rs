@@ -83,7 +83,15 @@ impl ArenaPool {
         let best = (0..idle.len()).filter(|&index| fits(&idle[index])).min_by_key(|&index| idle[index].layout.size());
         match best {
             Some(index) => Ok(idle.swap_remove(index)),
-            None => Arena::new(bytes, align),
+            None => {
+                // It grows: the largest one that was too small goes, or the arenas of ever larger batches would all be kept.
+                let outgrown =
+                    (0..idle.len()).filter(|&index| idle[index].layout.size() < bytes).max_by_key(|&index| idle[index].layout.size());
+                if let Some(index) = outgrown {
+                    drop(idle.swap_remove(index));
+                }
+                Arena::new(bytes, align)
+            }
         }
     }
 
@@ -93,5 +101,22 @@ impl ArenaPool {
         if idle.len() < KEPT {
             idle.push(arena);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_arena_that_grows_replaces_the_one_that_was_too_small() {
+        let pool = ArenaPool::default();
+        for size in 1..=6 {
+            let arena = pool.take(size << 23, 64).unwrap();
+            assert_eq!(pool.idle.lock().unwrap().len(), 0);
+            pool.give(arena);
+        }
+        let kept: Vec<usize> = pool.idle.lock().unwrap().iter().map(|arena| arena.layout.size()).collect();
+        assert_eq!(kept, [6 << 23]);
     }
 }
