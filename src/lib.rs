@@ -65,7 +65,7 @@ pub use engine::{Engine, EngineOptions, Prepared};
 pub use error::{Error, ErrorCode, Result};
 pub use optimize::OptLevel;
 pub use plan::Plan;
-pub use reducer::{OnEmpty, Reducer};
+pub use reducer::{OnEmpty, Quantile, Reducer};
 pub use segments::Segments;
 pub use spec::{Hierarchy, Leaves, Level};
 pub use tensor::{Layout, TensorView, TensorViewMut};

@@ -25,11 +25,13 @@ mod bound;
 pub mod elementary;
 pub mod encoders;
 mod monoid;
+mod quantile;
 #[cfg(test)]
 mod tests;
 
-pub use bound::{error_bound, mean_shift, sum_error_bound, unit_roundoff, variance_error_bound};
+pub use bound::{error_bound, exponent_error_bound, mean_shift, sum_error_bound, unit_roundoff, variance_error_bound};
 pub use monoid::{MAX_STATE, Monoid, MonoidVisitor, Row, State};
+pub use quantile::{between_rows, quantile_of, quantile_place};
 
 /// Rows per block: inside a block, plain left-to-right accumulation; above blocks, pairs in f64.
 pub const BLOCK_ROWS: usize = 32;

@@ -20,6 +20,9 @@ use std::str::FromStr;
 /// | `std`, `std(ddof=1)` | the square root of it | yes | error |
 /// | `l1` | Σw·abs(x) | yes | +0 |
 /// | `l2` | √Σwx² | yes | +0 |
+/// | `logsumexp` | log Σw·eˣ | yes | error |
+/// | `softmax` | Σeˢx ÷ Σeˢ, with a score s for each row where weights stand | always | error |
+/// | `median`, `quantile(0.25)` | the sorted rows at (n − 1)·q, linear between two | no | error |
 /// | `first`, `last` | the first, the last row | no | error |
 /// | `count` | n, whatever the rows hold | no | +0 |
 /// | `argmax`, `argmin` | where in its segment the largest, the smallest value stands, as i64: the first of equal ones, the first NaN before all | no | error |
@@ -52,6 +55,15 @@ pub enum Reducer {
         /// As for `Var`.
         ddof: u32,
     },
+    /// log Σeˣ, without overflow.
+    #[doc(alias = "lse")]
+    LogSumExp,
+    /// The mean of the rows, weighted by the softmax of their scores.
+    #[doc(alias = "attention pooling")]
+    SoftMax,
+    /// A quantile: [`median`](Quantile::MEDIAN), and others.
+    #[doc(alias = "percentile")]
+    Quantile(Quantile),
     /// Σ|x|.
     #[doc(alias = "manhattan")]
     L1,
@@ -78,11 +90,39 @@ pub enum ReducerClass {
     Plain,
     /// A [`Monoid`](crate::numerics::Monoid): several numbers a feature.
     State,
+    /// All rows of a segment at once: it is a step of its own, and never fused with another fold.
+    Select,
+}
+
+/// Which quantile: a number from 0 to 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Quantile(u64);
+
+impl Quantile {
+    /// One half: the median.
+    pub const MEDIAN: Quantile = Quantile(0.5f64.to_bits());
+
+    /// The quantile q.
+    ///
+    /// # Errors
+    /// `option` where q is not a number from 0 to 1.
+    pub fn new(q: f64) -> Result<Self> {
+        if (0.0..=1.0).contains(&q) {
+            // −0 is 0.
+            return Ok(Quantile((q + 0.0).to_bits()));
+        }
+        Err(Error::new(ErrorCode::Option, format!("there is no quantile {q}")).help("a quantile is a number from 0 to 1: quantile(0.25)"))
+    }
+
+    /// The number.
+    pub fn value(self) -> f64 {
+        f64::from_bits(self.0)
+    }
 }
 
 impl Reducer {
     /// Every reducer, those with parameters at their defaults and at one other setting.
-    pub const ALL: [Reducer; 16] = [
+    pub const ALL: [Reducer; 20] = [
         Reducer::Sum,
         Reducer::Mean,
         Reducer::Max,
@@ -92,6 +132,10 @@ impl Reducer {
         Reducer::Var { ddof: 1 },
         Reducer::Std { ddof: 0 },
         Reducer::Std { ddof: 1 },
+        Reducer::LogSumExp,
+        Reducer::SoftMax,
+        Reducer::Quantile(Quantile::MEDIAN),
+        Reducer::Quantile(Quantile(0.3f64.to_bits())),
         Reducer::L1,
         Reducer::L2,
         Reducer::First,
@@ -114,6 +158,10 @@ impl Reducer {
             Reducer::Prod => "prod",
             Reducer::Var { .. } => "var",
             Reducer::Std { .. } => "std",
+            Reducer::LogSumExp => "logsumexp",
+            Reducer::SoftMax => "softmax",
+            Reducer::Quantile(Quantile::MEDIAN) => "median",
+            Reducer::Quantile(_) => "quantile",
             Reducer::L1 => "l1",
             Reducer::L2 => "l2",
             Reducer::First => "first",
@@ -130,6 +178,8 @@ impl Reducer {
             Reducer::Sum | Reducer::Mean | Reducer::Max | Reducer::Min | Reducer::Prod => ReducerClass::Plain,
             Reducer::Var { .. }
             | Reducer::Std { .. }
+            | Reducer::LogSumExp
+            | Reducer::SoftMax
             | Reducer::L1
             | Reducer::L2
             | Reducer::First
@@ -137,14 +187,23 @@ impl Reducer {
             | Reducer::Count
             | Reducer::ArgMax
             | Reducer::ArgMin => ReducerClass::State,
+            Reducer::Quantile(_) => ReducerClass::Select,
         }
     }
 
     /// Whether a weighted form exists.
     pub fn takes_weights(self) -> bool {
         match self {
-            Reducer::Sum | Reducer::Mean | Reducer::Var { .. } | Reducer::Std { .. } | Reducer::L1 | Reducer::L2 => true,
-            Reducer::Max
+            Reducer::Sum
+            | Reducer::Mean
+            | Reducer::Var { .. }
+            | Reducer::Std { .. }
+            | Reducer::LogSumExp
+            | Reducer::SoftMax
+            | Reducer::L1
+            | Reducer::L2 => true,
+            Reducer::Quantile(_)
+            | Reducer::Max
             | Reducer::Min
             | Reducer::Prod
             | Reducer::First
@@ -155,6 +214,11 @@ impl Reducer {
         }
     }
 
+    /// Whether it has to have them: they are its scores.
+    pub fn needs_weights(self) -> bool {
+        self == Reducer::SoftMax
+    }
+
     /// Whether it divides by its weights, so that they must not be negative, NaN, or 0 in all rows of a segment.
     pub fn divides_by_weights(self) -> bool {
         match self {
@@ -163,6 +227,9 @@ impl Reducer {
             | Reducer::Max
             | Reducer::Min
             | Reducer::Prod
+            | Reducer::LogSumExp
+            | Reducer::SoftMax
+            | Reducer::Quantile(_)
             | Reducer::L1
             | Reducer::L2
             | Reducer::First
@@ -184,6 +251,9 @@ impl Reducer {
             | Reducer::Prod
             | Reducer::Var { .. }
             | Reducer::Std { .. }
+            | Reducer::LogSumExp
+            | Reducer::SoftMax
+            | Reducer::Quantile(_)
             | Reducer::L1
             | Reducer::L2
             | Reducer::First
@@ -212,6 +282,9 @@ impl Reducer {
             | Reducer::Min
             | Reducer::Var { .. }
             | Reducer::Std { .. }
+            | Reducer::LogSumExp
+            | Reducer::SoftMax
+            | Reducer::Quantile(_)
             | Reducer::First
             | Reducer::Last
             | Reducer::ArgMax
@@ -225,6 +298,7 @@ impl fmt::Display for Reducer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Reducer::Var { ddof } | Reducer::Std { ddof } if *ddof > 0 => f.pad(&format!("{}(ddof={ddof})", self.name())),
+            Reducer::Quantile(q) if *q != Quantile::MEDIAN => f.pad(&format!("quantile({:?})", q.value())),
             _ => f.pad(self.name()),
         }
     }
@@ -265,6 +339,13 @@ impl FromStr for Reducer {
             Error::new(ErrorCode::UnknownWord, format!("unknown reducer `{word}`")).help(suggestion(word, &known))
         })?;
         match (found, parameters) {
+            (Reducer::Quantile(_), parameters) if word == "quantile" => {
+                let number = parameters.and_then(|text| text.parse().ok());
+                let number = number.ok_or_else(|| {
+                    Error::new(ErrorCode::UnknownWord, "quantile takes a number").help("write `quantile(0.25)`, or `median`")
+                })?;
+                Ok(Reducer::Quantile(Quantile::new(number)?))
+            }
             (found, None) => Ok(found),
             (Reducer::Var { .. }, Some(text)) => Ok(Reducer::Var { ddof: parse_ddof("var", text)? }),
             (Reducer::Std { .. }, Some(text)) => Ok(Reducer::Std { ddof: parse_ddof("std", text)? }),

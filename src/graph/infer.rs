@@ -158,6 +158,11 @@ fn check_reduction(graph: &LevelGraph, table: TableId, dtype: DType, reduction: 
             Error::new(ErrorCode::Weights, format!("{reducer} has no weighted form")).help(format!("{} have one", known.join(", ")))
         );
     }
+    if reducer.needs_weights() && !reduction.weighted {
+        return Err(
+            Error::new(ErrorCode::Weights, format!("{reducer} has no scores")).help("bind one score for each row, where weights stand")
+        );
+    }
     if !reduction.on_empty.fits(reduction.dtype) {
         return Err(Error::new(ErrorCode::DType, format!("an empty segment cannot give {} where results are i64", reduction.on_empty))
             .help("positions are whole numbers: say zero, or a fill such as -1"));

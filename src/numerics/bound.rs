@@ -72,6 +72,9 @@ impl Terms {
 /// | `prod`, `count` | the result |
 /// | `l2` | the result, no weight being negative |
 /// | `var`, `std` | see [`variance_error_bound`], of which this is the unweighted case |
+/// | `logsumexp` | absolute: [`exponent_error_bound`] without weights, beside the roundings of a logarithm and a sum |
+/// | `softmax` | Σe^s\|x\| ÷ Σe^s for scores that are all alike; see [`exponent_error_bound`] |
+/// | `quantile` | \|a\| + \|b\| of the two rows that it lies between |
 /// | `argmax`, `argmin` | 0: positions are exact |
 ///
 /// With u the accumulator's unit roundoff, v that of f64, b = min(n, 32) and h = ⌈log₂⌈n/32⌉⌉ levels of pairs:
@@ -105,6 +108,10 @@ pub fn error_bound(reducer: Reducer, n: u64, input: DType, output: DType, weight
         Reducer::L2 => both(both(root(both(gamma(in_block + 1.0, u), gamma(pairs, v))), last), rounding),
         Reducer::Var { .. } => variance_error_bound(n, input, output, rows),
         Reducer::Std { .. } => both(both(root(variance_error_bound(n, input, DType::F64, rows)), last), unit_roundoff(output)),
+        Reducer::LogSumExp => exponent_error_bound(n, input, count_to_f64(n).ln()),
+        Reducer::SoftMax => both(2.0 * exponent_error_bound(n, input, count_to_f64(n).ln()), both(gamma(2.0, last), rounding)),
+        // An interpolation, and the conversion.
+        Reducer::Quantile(_) => both(gamma(4.0, v), unit_roundoff(output)),
         Reducer::Count => both(last, unit_roundoff(output)),
         Reducer::ArgMax | Reducer::ArgMin => 0.0,
     }
@@ -131,6 +138,19 @@ pub fn variance_error_bound(n: u64, input: DType, output: DType, spread: f64) ->
     // Σw has the roundings of its additions, and divides.
     let weights = both(gamma(rows, u), gamma(pairs, v));
     both(both(squares, weights / (1.0 - weights)), both(gamma(2.0, last), rounding))
+}
+
+/// How far Σw·e^(x − largest x) may be from the exact sum, relative to Σ|w|·e^(x − largest x).
+///
+/// `spread` is the mean of |x − largest x|, weighted by those terms: at most ln n without weights. An exponent's own rounding is relative to it, so it
+/// costs that much; the exponential, the weight and the additions of a block cost b + 6 roundings of the accumulator, and a level of the tree eight of
+/// f64.
+pub fn exponent_error_bound(n: u64, input: DType, spread: f64) -> f64 {
+    if n == 0 {
+        return 0.0;
+    }
+    let Terms { u, v, rows, pairs, .. } = Terms::new(n, input, input);
+    both(both(gamma(rows + 6.0, u), gamma(8.0 * pairs, v)), spread * (2.0 * u + 2.0 * pairs * v))
 }
 
 /// What the tree's means are away from the exact ones, relative to the size of the rows: f64 roundings, a few a level.

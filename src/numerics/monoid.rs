@@ -12,6 +12,7 @@
 //! Every operation is a scalar one on one feature, without branches that depend on data, so loops over features become vector code.
 
 use super::Accumulator;
+use super::elementary::{Elementary, exp, log};
 use crate::reducer::Reducer;
 
 /// The most components that a block or a tree has.
@@ -43,19 +44,19 @@ pub trait Monoid: Copy + Send + Sync + 'static {
     const PASSES: usize = 1;
 
     /// A block before its first row.
-    fn start<A: Accumulator>(self) -> State<A>;
+    fn start<A: Elementary>(self) -> State<A>;
     /// One more row of a pass.
-    fn push<A: Accumulator>(self, pass: usize, state: State<A>, row: Row<A>) -> State<A>;
+    fn push<A: Elementary>(self, pass: usize, state: State<A>, row: Row<A>) -> State<A>;
     /// The end of a pass.
     #[inline(always)]
-    fn close<A: Accumulator>(self, _pass: usize, state: State<A>) -> State<A> {
+    fn close<A: Elementary>(self, _pass: usize, state: State<A>) -> State<A> {
         state
     }
     /// The result of a segment of one block of n rows.
-    fn finish_block<A: Accumulator>(self, state: State<A>, n: A) -> A;
+    fn finish_block<A: Elementary>(self, state: State<A>, n: A) -> A;
     /// A block as a leaf of the tree; `first_row` is where in the segment it begins.
     #[inline(always)]
-    fn widen<A: Accumulator>(self, state: State<A>, _first_row: f64) -> State<f64> {
+    fn widen<A: Elementary>(self, state: State<A>, _first_row: f64) -> State<f64> {
         state.map(Accumulator::as_f64)
     }
     /// Two neighbouring groups of blocks, the older one first.
@@ -73,14 +74,16 @@ pub trait MonoidVisitor {
 }
 
 impl Reducer {
-    /// Shows a reducer's monoid to a visitor; `None` where the reducer is plain.
+    /// Shows a reducer's monoid to a visitor; `None` where it has none: a plain one, or one that selects.
     pub fn visit_monoid<V: MonoidVisitor>(self, visitor: V) -> Option<V::Out> {
         match self {
-            Reducer::Sum | Reducer::Mean | Reducer::Max | Reducer::Min | Reducer::Prod => None,
+            Reducer::Sum | Reducer::Mean | Reducer::Max | Reducer::Min | Reducer::Prod | Reducer::Quantile(_) => None,
             Reducer::Var { ddof } => Some(visitor.visit(Moments { ddof, root: false })),
             Reducer::Std { ddof } => Some(visitor.visit(Moments { ddof, root: true })),
             Reducer::L1 => Some(visitor.visit(Norm { squares: false })),
             Reducer::L2 => Some(visitor.visit(Norm { squares: true })),
+            Reducer::LogSumExp => Some(visitor.visit(LogSum)),
+            Reducer::SoftMax => Some(visitor.visit(SoftMax)),
             Reducer::First => Some(visitor.visit(End { last: false })),
             Reducer::Last => Some(visitor.visit(End { last: true })),
             Reducer::Count => Some(visitor.visit(Number)),
@@ -92,12 +95,12 @@ impl Reducer {
 
 /// `yes` where the condition holds, else `no`: a select, which stays vector code.
 #[inline(always)]
-fn pick<A: Accumulator>(condition: bool, yes: A, no: A) -> A {
+fn pick<A: Elementary>(condition: bool, yes: A, no: A) -> A {
     if condition { yes } else { no }
 }
 
 #[inline(always)]
-fn zero<A: Accumulator>() -> A {
+fn zero<A: Elementary>() -> A {
     A::of_f64(0.0)
 }
 
@@ -115,7 +118,7 @@ pub(super) struct Moments {
 
 impl Moments {
     #[inline(always)]
-    fn finish<A: Accumulator>(self, weight: A, squares: A) -> A {
+    fn finish<A: Elementary>(self, weight: A, squares: A) -> A {
         let divisor = weight.sub(A::of_f64(f64::from(self.ddof)));
         // A sample of one row has no variance, and neither has one of less.
         let variance = squares.div(pick(divisor > zero(), divisor, A::of_f64(f64::NAN)));
@@ -131,12 +134,12 @@ impl Monoid for Moments {
     const PASSES: usize = 2;
 
     #[inline(always)]
-    fn start<A: Accumulator>(self) -> State<A> {
+    fn start<A: Elementary>(self) -> State<A> {
         [zero(); MAX_STATE]
     }
 
     #[inline(always)]
-    fn push<A: Accumulator>(self, pass: usize, [weight, shift, sum, squares]: State<A>, Row { x, w, .. }: Row<A>) -> State<A> {
+    fn push<A: Elementary>(self, pass: usize, [weight, shift, sum, squares]: State<A>, Row { x, w, .. }: Row<A>) -> State<A> {
         if pass == 0 {
             let shift = pick(weight == zero(), x, shift);
             [weight.add(w), shift, sum.add(w.mul(x.sub(shift))), squares]
@@ -147,18 +150,18 @@ impl Monoid for Moments {
     }
 
     #[inline(always)]
-    fn close<A: Accumulator>(self, pass: usize, [weight, shift, sum, squares]: State<A>) -> State<A> {
+    fn close<A: Elementary>(self, pass: usize, [weight, shift, sum, squares]: State<A>) -> State<A> {
         let mean = if pass == 0 { pick(weight == zero(), zero(), sum.div(weight)) } else { sum };
         [weight, shift, mean, squares]
     }
 
     #[inline(always)]
-    fn finish_block<A: Accumulator>(self, [weight, _, _, squares]: State<A>, _n: A) -> A {
+    fn finish_block<A: Elementary>(self, [weight, _, _, squares]: State<A>, _n: A) -> A {
         self.finish(weight, squares)
     }
 
     #[inline(always)]
-    fn widen<A: Accumulator>(self, [weight, shift, mean, squares]: State<A>, _first_row: f64) -> State<f64> {
+    fn widen<A: Elementary>(self, [weight, shift, mean, squares]: State<A>, _first_row: f64) -> State<f64> {
         [weight.as_f64(), shift.as_f64() + mean.as_f64(), squares.as_f64(), 0.0]
     }
 
@@ -191,18 +194,18 @@ impl Monoid for Norm {
     const TREE: usize = 1;
 
     #[inline(always)]
-    fn start<A: Accumulator>(self) -> State<A> {
+    fn start<A: Elementary>(self) -> State<A> {
         [A::of_f64(-0.0); MAX_STATE]
     }
 
     #[inline(always)]
-    fn push<A: Accumulator>(self, _pass: usize, mut state: State<A>, Row { x, w, .. }: Row<A>) -> State<A> {
+    fn push<A: Elementary>(self, _pass: usize, mut state: State<A>, Row { x, w, .. }: Row<A>) -> State<A> {
         state[0] = state[0].add(w.mul(if self.squares { x.mul(x) } else { x.abs() }));
         state
     }
 
     #[inline(always)]
-    fn finish_block<A: Accumulator>(self, state: State<A>, _n: A) -> A {
+    fn finish_block<A: Elementary>(self, state: State<A>, _n: A) -> A {
         if self.squares { state[0].sqrt() } else { state[0] }
     }
 
@@ -229,18 +232,18 @@ impl Monoid for End {
     const TREE: usize = 1;
 
     #[inline(always)]
-    fn start<A: Accumulator>(self) -> State<A> {
+    fn start<A: Elementary>(self) -> State<A> {
         [zero(); MAX_STATE]
     }
 
     #[inline(always)]
-    fn push<A: Accumulator>(self, _pass: usize, mut state: State<A>, Row { x, index, .. }: Row<A>) -> State<A> {
+    fn push<A: Elementary>(self, _pass: usize, mut state: State<A>, Row { x, index, .. }: Row<A>) -> State<A> {
         state[0] = pick(self.last || index == zero(), x, state[0]);
         state
     }
 
     #[inline(always)]
-    fn finish_block<A: Accumulator>(self, state: State<A>, _n: A) -> A {
+    fn finish_block<A: Elementary>(self, state: State<A>, _n: A) -> A {
         state[0]
     }
 
@@ -265,17 +268,17 @@ impl Monoid for Number {
     const PASSES: usize = 0;
 
     #[inline(always)]
-    fn start<A: Accumulator>(self) -> State<A> {
+    fn start<A: Elementary>(self) -> State<A> {
         [zero(); MAX_STATE]
     }
 
     #[inline(always)]
-    fn push<A: Accumulator>(self, _pass: usize, state: State<A>, _row: Row<A>) -> State<A> {
+    fn push<A: Elementary>(self, _pass: usize, state: State<A>, _row: Row<A>) -> State<A> {
         state
     }
 
     #[inline(always)]
-    fn finish_block<A: Accumulator>(self, _state: State<A>, n: A) -> A {
+    fn finish_block<A: Elementary>(self, _state: State<A>, n: A) -> A {
         n
     }
 
@@ -300,14 +303,14 @@ pub(super) struct Position {
 
 /// The better of two values and where each stands; the older one where neither is better.
 #[inline(always)]
-fn better<A: Accumulator>(older: [A; 2], newer: [A; 2]) -> [A; 2] {
+fn better<A: Elementary>(older: [A; 2], newer: [A; 2]) -> [A; 2] {
     let takes = newer[0] > older[0] || (is_nan(newer[0]) && !is_nan(older[0]));
     [pick(takes, newer[0], older[0]), pick(takes, newer[1], older[1])]
 }
 
 #[inline(always)]
 #[allow(clippy::eq_op, reason = "only a NaN differs from itself, and this form becomes vector code")]
-fn is_nan<A: Accumulator>(value: A) -> bool {
+fn is_nan<A: Elementary>(value: A) -> bool {
     value != value
 }
 
@@ -317,24 +320,24 @@ impl Monoid for Position {
     const TREE: usize = 2;
 
     #[inline(always)]
-    fn start<A: Accumulator>(self) -> State<A> {
+    fn start<A: Elementary>(self) -> State<A> {
         // The place of a first row that is −∞, which is no better than this.
         [A::of_f64(f64::NEG_INFINITY), zero(), zero(), zero()]
     }
 
     #[inline(always)]
-    fn push<A: Accumulator>(self, _pass: usize, state: State<A>, Row { x, index, .. }: Row<A>) -> State<A> {
+    fn push<A: Elementary>(self, _pass: usize, state: State<A>, Row { x, index, .. }: Row<A>) -> State<A> {
         let [best, place] = better([state[0], state[1]], [x.mul(A::of_f64(self.sign)), index]);
         [best, place, state[2], state[3]]
     }
 
     #[inline(always)]
-    fn finish_block<A: Accumulator>(self, state: State<A>, _n: A) -> A {
+    fn finish_block<A: Elementary>(self, state: State<A>, _n: A) -> A {
         state[1]
     }
 
     #[inline(always)]
-    fn widen<A: Accumulator>(self, state: State<A>, first_row: f64) -> State<f64> {
+    fn widen<A: Elementary>(self, state: State<A>, first_row: f64) -> State<f64> {
         [state[0].as_f64(), state[1].as_f64() + first_row, 0.0, 0.0]
     }
 
@@ -347,5 +350,108 @@ impl Monoid for Position {
     #[inline(always)]
     fn finish_tree(self, state: State<f64>, _n: f64) -> f64 {
         state[1]
+    }
+}
+
+/// log Σw·eˣ, with the largest exponent taken out.
+///
+/// Rows of weight 0 are left out, unless they are NaN: what they hold may be larger than all others, and would shift those to nothing.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct LogSum;
+
+/// What exponents are shifted by: the largest, where it is finite.
+#[inline(always)]
+fn shift_of<A: Elementary>(largest: A) -> A {
+    pick(Accumulator::abs(largest) == A::of_f64(f64::INFINITY), zero(), largest)
+}
+
+impl Monoid for LogSum {
+    /// The largest exponent, and Σw·e^(x − shift).
+    const BLOCK: usize = 2;
+    const TREE: usize = 2;
+    const PASSES: usize = 2;
+
+    #[inline(always)]
+    fn start<A: Elementary>(self) -> State<A> {
+        [A::of_f64(f64::NEG_INFINITY), zero(), zero(), zero()]
+    }
+
+    #[inline(always)]
+    fn push<A: Elementary>(self, pass: usize, mut state: State<A>, Row { x, w, .. }: Row<A>) -> State<A> {
+        let counts = w != zero() || is_nan(x);
+        if pass == 0 {
+            state[0] = pick(counts, state[0].maximum(x), state[0]);
+        } else {
+            state[1] = state[1].add(pick(counts, w.mul(exp(x.sub(shift_of(state[0])))), zero()));
+        }
+        state
+    }
+
+    #[inline(always)]
+    fn finish_block<A: Elementary>(self, state: State<A>, _n: A) -> A {
+        shift_of(state[0]).add(log(state[1]))
+    }
+
+    #[inline(always)]
+    fn combine(self, older: State<f64>, newer: State<f64>) -> State<f64> {
+        let largest = Accumulator::maximum(older[0], newer[0]);
+        let shift = shift_of(largest);
+        let rescaled = |state: State<f64>| pick(state[1] == 0.0, 0.0, state[1] * exp(shift_of(state[0]) - shift));
+        [largest, rescaled(older) + rescaled(newer), 0.0, 0.0]
+    }
+
+    #[inline(always)]
+    fn finish_tree(self, state: State<f64>, _n: f64) -> f64 {
+        shift_of(state[0]) + log(state[1])
+    }
+}
+
+/// Σe^w·x ÷ Σe^w: the rows, weighted by the softmax of their scores, which stand where weights do.
+///
+/// A score of −∞ leaves its row out, but for a NaN or an infinity in it; where all scores are −∞, or one is +∞ or NaN, the result is NaN.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct SoftMax;
+
+impl Monoid for SoftMax {
+    /// The largest score, Σe^(w − shift), Σe^(w − shift)·x.
+    const BLOCK: usize = 3;
+    const TREE: usize = 3;
+    const PASSES: usize = 2;
+
+    #[inline(always)]
+    fn start<A: Elementary>(self) -> State<A> {
+        [A::of_f64(f64::NEG_INFINITY), zero(), zero(), zero()]
+    }
+
+    #[inline(always)]
+    fn push<A: Elementary>(self, pass: usize, mut state: State<A>, Row { x, w, .. }: Row<A>) -> State<A> {
+        if pass == 0 {
+            state[0] = state[0].maximum(w);
+        } else {
+            let part = exp(w.sub(shift_of(state[0])));
+            state[1] = state[1].add(part);
+            state[2] = state[2].add(part.mul(x));
+        }
+        state
+    }
+
+    #[inline(always)]
+    fn finish_block<A: Elementary>(self, state: State<A>, _n: A) -> A {
+        state[2].div(state[1])
+    }
+
+    #[inline(always)]
+    fn combine(self, older: State<f64>, newer: State<f64>) -> State<f64> {
+        let largest = Accumulator::maximum(older[0], newer[0]);
+        let shift = shift_of(largest);
+        // Of −∞ alone there is no part: e^(−∞).
+        let scale = |state: State<f64>| exp(pick(state[0] == f64::NEG_INFINITY, state[0], shift_of(state[0]) - shift));
+        let (a, b) = (scale(older), scale(newer));
+        [largest, older[1] * a + newer[1] * b, older[2] * a + newer[2] * b, 0.0]
+    }
+
+    #[inline(always)]
+    fn finish_tree(self, state: State<f64>, _n: f64) -> f64 {
+        state[2] / state[1]
     }
 }

@@ -72,6 +72,8 @@ pub enum Refusal {
     WouldReassociate,
     /// The two reducers do not combine.
     ReducersDiffer,
+    /// One of the two selects among all rows of a segment.
+    Selects,
     /// A type in between rounds.
     RoundsBetween,
     /// Weights stand in between.
@@ -96,6 +98,7 @@ impl fmt::Display for Refusal {
             Refusal::NotRows => f.write_str("what it reads is not rows in memory"),
             Refusal::EmptySegments => f.write_str("the lower level has empty segments"),
             Refusal::WouldReassociate => f.write_str("it would change how sums are bracketed (allowed at -O2)"),
+            Refusal::Selects => f.write_str("a quantile selects among all rows of a segment, and shares its step with nothing"),
             Refusal::ReducersDiffer => f.write_str("the reducers of the two levels do not combine"),
             Refusal::RoundsBetween => f.write_str("the level between is rounded to a type of its own"),
             Refusal::Weighted => f.write_str("weights stand in between"),

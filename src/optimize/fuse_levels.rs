@@ -8,6 +8,8 @@
 //! [`unit_share`](crate::backend::FusionLimits::unit_share) of all of them. Above, levels are so few rows that a step of their own costs
 //! nothing, and long segments are cut well by it.
 //!
+//! A quantile is never fused: it selects among all rows of a segment at once.
+//!
 //! Where several folds read one level by different tables, the first takes it; the others read what it writes.
 
 use super::{Decision, Exactness, Names, Pass, Refusal};
@@ -16,6 +18,7 @@ use crate::error::Result;
 use crate::graph::{FoldLoad, LevelGraph, Op, Stage, Value, ValueType, port_of};
 use crate::ids::NodeId;
 use crate::numerics::BLOCK_ROWS_U64;
+use crate::reducer::ReducerClass;
 use crate::segments::Segments;
 use smallvec::SmallVec;
 
@@ -86,6 +89,10 @@ fn can_fuse(graph: &LevelGraph, lower: NodeId, upper: NodeId, target: &Target) -
     let (Op::Fold { stages: below, .. }, Op::Fold { stages: above, .. }) = (graph.op(lower), graph.op(upper)) else {
         return Err(Refusal::NotRows);
     };
+    let selects = |stage: &Stage| stage.reductions.iter().any(|reduction| reduction.reducer.class() == ReducerClass::Select);
+    if below.iter().chain(above).any(selects) {
+        return Err(Refusal::Selects);
+    }
     let tables = |stages: &[Stage]| stages.iter().map(|stage| stage.table).collect::<SmallVec<[_; 4]>>();
     let (below, above) = (tables(below), tables(above));
     let partition = |table: &_| graph.table(*table).segments.is_partition();

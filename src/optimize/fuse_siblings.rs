@@ -1,13 +1,14 @@
 //! fuse-siblings: folds of the same rows by the same table read them once.
 //!
 //! Weights and answers to empty segments may differ; reductions that are equal in everything are made once. Refused where one of the two
-//! needs what the other makes (its weights, say).
+//! needs what the other makes (its weights, say), or where one is a quantile.
 
 use super::{Decision, Exactness, Names, Pass, Refusal};
 use crate::backend::Target;
 use crate::error::Result;
 use crate::graph::{FoldLoad, LevelGraph, Op, Reduction, Stage, Value, ValueType};
 use crate::ids::NodeId;
+use crate::reducer::ReducerClass;
 use smallvec::{SmallVec, smallvec};
 
 /// See the module.
@@ -32,6 +33,11 @@ impl Pass for FuseSiblings {
             for first in &mut folds {
                 let Some(other) = Parts::of(graph, *first) else { continue };
                 if !other.reads_the_same(&parts) {
+                    continue;
+                }
+                if other.selects() || parts.selects() {
+                    let (first, second) = (Names::of(graph, *first), Names::of(graph, node));
+                    decisions.push(Decision::RefusedSiblings { first, second, reason: Refusal::Selects });
                     continue;
                 }
                 if graph.reaches(*first, node) || graph.reaches(node, *first) {
@@ -88,6 +94,10 @@ impl Parts {
 
     fn reads_the_same(&self, other: &Parts) -> bool {
         self.load == other.load && self.source == other.source && self.stage.table == other.stage.table
+    }
+
+    fn selects(&self) -> bool {
+        self.stage.reductions.iter().any(|reduction| reduction.reducer.class() == ReducerClass::Select)
     }
 
     fn load_bytes(&self, graph: &LevelGraph) -> u64 {

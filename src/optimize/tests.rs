@@ -568,3 +568,19 @@ fn passes_have_the_names_of_their_files_and_can_be_left_out() {
     let exact = |opt| Pipeline::new(opt).passes.iter().all(|pass| pass.exactness() == Exactness::BitExact);
     assert!(exact(OptLevel::O1) && !exact(OptLevel::O2));
 }
+
+#[test]
+fn a_quantile_shares_its_step_with_nothing() {
+    let median = Reducer::Quantile(crate::reducer::Quantile::MEDIAN);
+    let words = Segments::from_lengths(&[2, 3]).unwrap();
+    let hierarchy = Hierarchy::new(Leaves::values("x", DType::F32, 2))
+        .level(Level::new("word", words).reduce_all(&[Reducer::Mean, median]))
+        .level(Level::new("text", Segments::from_lengths(&[1, 1]).unwrap()).reduce(median))
+        .level(Level::new("all", Segments::from_lengths(&[2]).unwrap()).reduce(Reducer::Sum));
+    let planned = Planner::new(Target::new("cpu")).plan(hierarchy.graph().unwrap()).unwrap();
+    planned.plan.verify().unwrap();
+    assert_eq!(planned.plan.steps.len(), 4, "{}", planned.plan);
+    assert_eq!(planned.plan.totals.copied_bytes, 0);
+    let told: Vec<String> = planned.decisions.iter().map(ToString::to_string).filter(|told| told.contains("quantile")).collect();
+    assert_eq!(told.len(), 2, "the siblings, and the sum above: {told:?}");
+}

@@ -26,6 +26,9 @@
 //! | `l2` | 2 | 1 |
 //! | `var` | 6 | 2 |
 //! | `std` | 6 | 3 |
+//! | `logsumexp` | 4 | 2 |
+//! | `softmax` | 6, its scores included | 1 |
+//! | `median`, `quantile` | 1: what selecting takes depends on the rows | 3 |
 //! | `first`, `last`, `count` | 0 | 0 |
 //!
 //! - An encoder reads what it takes once, however often its kernel comes back to it from cache. With R rows of F features:
@@ -142,6 +145,11 @@ fn operations(reducer: Reducer, weighted: bool) -> (u64, u64) {
         // Shifted and added up; shifted, centred, squared and added up.
         Reducer::Var { .. } => (6 + 2 * weight, 2),
         Reducer::Std { .. } => (6 + 2 * weight, 3),
+        // Compared, shifted, its exponential, added up.
+        Reducer::LogSumExp => (4 + weight, 2),
+        Reducer::SoftMax => (6, 1),
+        // Gathered; what selecting takes depends on the rows.
+        Reducer::Quantile(_) => (1, 3),
         Reducer::First | Reducer::Last | Reducer::Count => (0, 0),
         Reducer::ArgMax | Reducer::ArgMin => (1, 0),
     }

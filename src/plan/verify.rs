@@ -31,7 +31,7 @@
 //! 17. `feed` is 0 at stage 0, and a reduction of the stage before above it.
 //! 18. Values are floats. A gather's table is rows of floats; its ids are one column of ids, bound by the caller (bindings are checked,
 //!     what steps compute is not).
-//! 19. Weights stand at reducers that take them: one column of floats, a row for each row that the stage folds, of a type that widens to
+//! 19. A quantile stands alone in its step. Weights stand at reducers that take them, and scores at softmax: one column of floats, a row for each row that the stage folds, of a type that widens to
 //!     the one that these are accumulated in.
 //! 20. Where a table has an empty segment, `on_empty` is not `error`.
 //! 21. Results are floats (i64 where they are positions, which no stage folds), and are written as rows: one for each segment, of the reduction's

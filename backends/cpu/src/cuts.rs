@@ -76,6 +76,22 @@ pub(crate) fn uncut(top: &Segments) -> Cuts {
     Cuts { tasks: vec![Task::Segments { first: 0, last: top.len() }], splits: Vec::new(), partials: 0 }
 }
 
+/// Groups segments into tasks of about `target` rows, and cuts none of them.
+pub(crate) fn whole(top: &Segments, target: u64) -> Cuts {
+    let (mut tasks, mut first, mut rows) = (Vec::new(), 0, 0);
+    for (segment, range) in (0..).zip(top.ranges()) {
+        rows += range.end - range.start + 1;
+        if rows >= target {
+            tasks.push(Task::Segments { first, last: segment + 1 });
+            (first, rows) = (segment + 1, 0);
+        }
+    }
+    if first < top.len() {
+        tasks.push(Task::Segments { first, last: top.len() });
+    }
+    Cuts { tasks, splits: Vec::new(), partials: 0 }
+}
+
 /// Cuts the work of the topmost table of `chain` (lowest first) into tasks of about `target` leaf rows.
 pub(crate) fn cut(chain: &[&Segments], target: u64) -> Cuts {
     let Some((top, below)) = chain.split_last() else { return Cuts::default() };

@@ -142,7 +142,13 @@ impl CpuExecutable {
                     let chain: Vec<&Segments> = fold.stages.iter().map(|stage| tables.get(stage.table)).collect();
                     let top = chain[chain.len() - 1];
                     let rows: u64 = chain.iter().map(|table| table.total_rows() + table.len()).sum();
-                    fold.cuts = if is_small { cuts::uncut(top) } else { cuts::cut(&chain, target(rows)) };
+                    fold.cuts = if fold.select.is_some() && !is_small {
+                        cuts::whole(top, target(rows))
+                    } else if is_small {
+                        cuts::uncut(top)
+                    } else {
+                        cuts::cut(&chain, target(rows))
+                    };
                     partials = partials.max(fold.cuts.partials.saturating_mul(fold.partial_width()));
                     let packed = match fold.load {
                         Load::View { values } => matches!(plan.view(values).layout, ViewLayout::Packed { .. }),

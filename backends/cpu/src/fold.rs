@@ -7,6 +7,7 @@ use crate::batch::Dense;
 use crate::cuts::{Cuts, Split, Task};
 use crate::kernels::{self, Isa, Kernels};
 use crate::memory::{Memory, narrow};
+use crate::select::Select;
 use crate::states::{self, States};
 use crate::stream;
 use half::{bf16, f16};
@@ -15,6 +16,7 @@ use levelfold::error::{Error, ErrorCode, Result};
 use levelfold::ids::{TableId, ViewId};
 use levelfold::numerics::{BLOCK_ROWS, BLOCK_ROWS_U64, Value};
 use levelfold::plan::{Fold, Load, Place, Plan};
+use levelfold::reducer::ReducerClass;
 use levelfold::{DType, OnEmpty, Reducer};
 
 /// A fold, compiled.
@@ -22,6 +24,8 @@ pub(crate) struct FoldStep {
     pub(crate) load: Load,
     pub(crate) stages: Vec<StageRun>,
     pub(crate) features: usize,
+    /// What runs instead of blocks and trees, where the reducer selects.
+    pub(crate) select: Option<Select>,
     /// Bytes that a leaf row costs to read.
     pub(crate) row_read: u64,
     /// Whether leaf rows are likely to be in a cache, as those of a small table are.
@@ -109,6 +113,7 @@ impl FoldStep {
         let mut scratch = Scratchpad::default();
         let pointers = scratch.take(BATCH_ROWS, size_of::<*const u8>())?;
         let mut stages = Vec::with_capacity(fold.stages.len());
+        let mut select = None;
         for (index, stage) in fold.stages.iter().enumerate() {
             let feeds = fold.stages.get(index + 1).map(|next| next.feed as usize);
             let longest = plan.table(stage.table).longest;
@@ -121,22 +126,29 @@ impl FoldStep {
             for reduction in &stage.reductions {
                 let states = states::select(isa, input, reduction.reducer);
                 // The kernels of a sum round the results of a state; positions need no rounding.
-                let (plain, output) = match (&states, reduction.dtype) {
-                    (None, output) => (reduction.reducer, output),
-                    (Some(_), DType::I64) => (Reducer::Sum, DType::F64),
-                    (Some(_), output) => (Reducer::Sum, output),
+                let (plain, output) = match (reduction.reducer.class(), reduction.dtype) {
+                    (ReducerClass::Plain, output) => (reduction.reducer, output),
+                    (ReducerClass::State | ReducerClass::Select, DType::I64) => (Reducer::Sum, DType::F64),
+                    (ReducerClass::State | ReducerClass::Select, output) => (Reducer::Sum, output),
                 };
                 let kernels = kernels::select(isa, input, plain, output).ok_or_else(|| {
                     Error::new(ErrorCode::Unsupported, format!("{} of {input} as {}", reduction.reducer, reduction.dtype))
                 })?;
                 let (planes, width, result) = match &states {
                     // The sum of the weights, or the count, stands behind the features.
+                    None if reduction.reducer.class() == ReducerClass::Select => (0, 0, scratch.take(features, 8)?),
                     None => (1, features + 1, 0),
                     Some(states) => {
                         let (block, tree) = states.planes();
                         (block, features.checked_mul(tree).ok_or_else(too_large)?, scratch.take(features, 8)?)
                     }
                 };
+                if let Reducer::Quantile(q) = reduction.reducer {
+                    let longest = narrow(longest)?;
+                    let columns = Select::columns(longest, features);
+                    let values = scratch.take(longest.checked_mul(columns).ok_or_else(too_large)?, 8)?;
+                    select = Some(Select { q: q.value(), columns, values });
+                }
                 if let Some(weights) = reduction.weights {
                     weight_read += plan.buffer_of(weights).dtype.size_u64();
                 }
@@ -189,6 +201,7 @@ impl FoldStep {
             load: fold.load,
             stages,
             features,
+            select,
             row_read,
             tiled,
             pointers,
@@ -331,6 +344,11 @@ impl<'a> Walker<'a> {
     /// Folds consecutive segments of a stage, writes what is to be written, and tells where the rows lie that feed the next stage: in `slots`, which
     /// are as many dense rows where the stage feeds another and else null, or in an output.
     pub(crate) unsafe fn fold_segments(&mut self, k: usize, segments: std::ops::Range<u64>, slots: *mut u8) -> Dense {
+        if let Some(select) = &self.step.select {
+            // SAFETY: the caller's promise; a quantile stands alone in its step.
+            unsafe { self.select(select, segments) };
+            return Dense { start: slots, stride: 0 };
+        }
         let stage = &self.step.stages[k];
         let feeding = &stage.reductions[stage.feeds.unwrap_or(0)];
         let size = feeding.size * self.step.features;

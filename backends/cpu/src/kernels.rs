@@ -224,6 +224,9 @@ fn select_op<T: Cell>(isa: Isa, reducer: Reducer, output: DType) -> Option<Kerne
         // These have a state: see `states`.
         Reducer::Var { .. }
         | Reducer::Std { .. }
+        | Reducer::LogSumExp
+        | Reducer::SoftMax
+        | Reducer::Quantile(_)
         | Reducer::L1
         | Reducer::L2
         | Reducer::First

@@ -15,6 +15,7 @@ mod kernels;
 mod load;
 mod memory;
 mod moves;
+mod select;
 mod states;
 mod stream;
 mod trees;

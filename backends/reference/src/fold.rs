@@ -5,7 +5,7 @@ use crate::memory::{Memory, Segment, size};
 use crate::{scalar, tree};
 use levelfold::backend::TableSet;
 use levelfold::dtype::DType;
-use levelfold::numerics::Accumulator;
+use levelfold::numerics::elementary::Elementary;
 use levelfold::plan::{Fold, Load, Plan, Reduction, StepKind};
 use levelfold::{Error, ErrorCode, Result};
 use ndarray::{Array1, Array2, ArrayView2, Axis, s};
@@ -129,7 +129,7 @@ fn load_weights(memory: &mut Memory<'_, '_>, reduction: &Reduction, segment: &Se
 }
 
 /// One feature of one segment, before it is rounded to the reduction's dtype.
-fn reduce<A: Accumulator>(
+fn reduce<A: Elementary>(
     reduction: &Reduction,
     column: ndarray::ArrayView1<'_, f64>,
     weights: Option<&Array1<f64>>,

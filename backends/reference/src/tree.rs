@@ -2,21 +2,26 @@
 //! by level.
 
 use levelfold::Reducer;
+use levelfold::numerics::elementary::Elementary;
 use levelfold::numerics::{
-    Accumulator, AddOp, BLOCK_ROWS, MaxOp, MinOp, Monoid, MonoidVisitor, MulOp, ReduceOp, Row, State, finish_block, finish_tree,
+    Accumulator, AddOp, BLOCK_ROWS, MaxOp, MinOp, Monoid, MonoidVisitor, MulOp, ReduceOp, Row, State, between_rows, finish_block,
+    finish_tree, quantile_place,
 };
 
 /// Reduces the values of a segment, which has at least one. `weights` has one number a value.
 ///
 /// The result is a number of the accumulator where the segment is one block, else of f64; it is not yet rounded to the level's dtype.
-pub(crate) fn reduce<A: Accumulator>(reducer: Reducer, values: &[A], weights: Option<&[A]>) -> f64 {
+pub(crate) fn reduce<A: Elementary>(reducer: Reducer, values: &[A], weights: Option<&[A]>) -> f64 {
     match reducer {
         Reducer::Sum | Reducer::Mean => reduce_with::<AddOp, A>(reducer, values, weights),
         Reducer::Max => reduce_with::<MaxOp, A>(reducer, values, weights),
         Reducer::Min => reduce_with::<MinOp, A>(reducer, values, weights),
         Reducer::Prod => reduce_with::<MulOp, A>(reducer, values, weights),
+        Reducer::Quantile(q) => quantile(q.value(), values),
         Reducer::Var { .. }
         | Reducer::Std { .. }
+        | Reducer::LogSumExp
+        | Reducer::SoftMax
         | Reducer::L1
         | Reducer::L2
         | Reducer::First
@@ -27,13 +32,25 @@ pub(crate) fn reduce<A: Accumulator>(reducer: Reducer, values: &[A], weights: Op
     }
 }
 
+/// Sorts all rows.
+fn quantile<A: Accumulator>(q: f64, values: &[A]) -> f64 {
+    let mut sorted = widened(values);
+    if sorted.iter().any(|x| x.is_nan()) {
+        return f64::NAN;
+    }
+    sorted.sort_by(f64::total_cmp);
+    let (below, fraction) = quantile_place(u64::try_from(sorted.len()).unwrap_or(u64::MAX), q);
+    let below = usize::try_from(below).unwrap_or(usize::MAX);
+    between_rows(sorted[below], sorted[(below + 1).min(sorted.len() - 1)], fraction)
+}
+
 /// The rows of a segment, on their way through a monoid.
 struct Segment<'a, A> {
     values: &'a [A],
     weights: Option<&'a [A]>,
 }
 
-impl<A: Accumulator> MonoidVisitor for Segment<'_, A> {
+impl<A: Elementary> MonoidVisitor for Segment<'_, A> {
     type Out = f64;
 
     fn visit<M: Monoid>(self, monoid: M) -> f64 {

@@ -3,6 +3,7 @@
 use super::super::{Copy, CopyKind, Encode, Fold, Load, Reduction, Stage};
 use super::*;
 use crate::encoder::{Shape, TableShape};
+use crate::reducer::ReducerClass;
 
 /// Holds every step against its rules.
 pub(super) fn check(plan: &Plan, report: &mut Report) {
@@ -46,6 +47,13 @@ impl At<'_> {
         };
         if fold.stages.is_empty() {
             self.error("folds nothing: it has no stage");
+        }
+        let mut all = fold.stages.iter().flat_map(|stage| &stage.reductions);
+        let selects = |reduction: &&Reduction| reduction.reducer.class() == ReducerClass::Select;
+        if all.clone().count() > 1
+            && let Some(select) = all.find(selects)
+        {
+            self.error(format!("{} does not stand alone in its step", select.reducer));
         }
         let mut inputs: &[Reduction] = &[];
         for (number, stage) in fold.stages.iter().enumerate() {
@@ -124,6 +132,9 @@ impl At<'_> {
         let table = self.plan.table(stage.table);
         if let Some(weights) = reduction.weights {
             self.weights(number, table, reduction, seen(self.plan, weights), input);
+        }
+        if reduction.reducer.needs_weights() && reduction.weights.is_none() {
+            self.error(format!("stage {number}: {} has no scores", reduction.reducer));
         }
         if table.empty > 0 && reduction.on_empty.value().is_none() {
             let message =

@@ -72,6 +72,10 @@ fn valid(schema: &Value, value: &Value, root: &Value) -> bool {
                 let number = text.strip_prefix(start).and_then(|rest| rest.strip_suffix(')'));
                 number.is_some_and(|number| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()))
             }),
+            r"^quantile\((0(\.[0-9]+)?|1(\.0+)?)\)$" => {
+                let number = text.strip_prefix("quantile(").and_then(|rest| rest.strip_suffix(')'));
+                number.is_some_and(|number| number.parse().is_ok_and(|q: f64| (0.0..=1.0).contains(&q)))
+            }
             other => panic!("pattern {other}"),
         }),
         "minLength" => value.as_str().is_none_or(|text| Some(text.chars().count() as u64) >= argument.as_u64()),

@@ -57,8 +57,10 @@ fn reducer(random: &mut Random) -> Reducer {
     if !random.chance(3) {
         return *random.pick(&Reducer::PLAIN);
     }
-    let others: Vec<Reducer> =
-        Reducer::ALL.into_iter().filter(|reducer| !reducer.gives_positions() && !Reducer::PLAIN.contains(reducer)).collect();
+    let others: Vec<Reducer> = Reducer::ALL
+        .into_iter()
+        .filter(|reducer| !reducer.gives_positions() && !reducer.needs_weights() && !Reducer::PLAIN.contains(reducer))
+        .collect();
     *random.pick(&others)
 }
 

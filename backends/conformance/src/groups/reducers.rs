@@ -15,7 +15,14 @@ fn stateful() -> impl Iterator<Item = Reducer> {
 const EMPTY: OnEmpty = OnEmpty::Fill(-3.0);
 
 fn one(dtype: DType, features: u64, segments: Segments, reducer: Reducer) -> Hierarchy {
-    Hierarchy::new(Leaves::values("x", dtype, features)).level(Level::new("y", segments).reduce(reducer).on_empty(EMPTY))
+    let level = Level::new("y", segments).reduce(reducer).on_empty(EMPTY);
+    Hierarchy::new(Leaves::values("x", dtype, features)).level(scored(level, reducer, dtype))
+}
+
+/// With scores, where the reducer needs them.
+fn scored(level: Level, reducer: Reducer, dtype: DType) -> Level {
+    let name = format!("{}.scores", level.name);
+    if reducer.needs_weights() { level.weights(&name, dtype) } else { level }
 }
 
 pub(super) fn reducers() -> Vec<Case> {
@@ -49,8 +56,11 @@ pub(super) fn reducers() -> Vec<Case> {
                 let hierarchy = one(dtype, 5, lengths(&[40, 3, 70]), reducer);
                 cases.push(Case::of(name(&format!("layout/{arrangement:?}")), hierarchy).arrange_all(arrangement));
             }
-            let looked_up = Hierarchy::new(Leaves::lookup("x", DType::U16, dtype, 50, 3))
-                .level(Level::new("y", lengths(&[1, 0, 40, 2, 70])).reduce(reducer).on_empty(EMPTY));
+            let looked_up = Hierarchy::new(Leaves::lookup("x", DType::U16, dtype, 50, 3)).level(scored(
+                Level::new("y", lengths(&[1, 0, 40, 2, 70])).reduce(reducer).on_empty(EMPTY),
+                reducer,
+                dtype,
+            ));
             cases.push(Case::of(name("lookup"), looked_up));
         }
         let no_rows = one(DType::F32, 3, lengths(&[0, 0, 0]), reducer);
@@ -88,8 +98,8 @@ fn levels(reducer: Reducer, cases: &mut Vec<Case>) {
                 let mut word = Level::new("word", below.clone()).reduce(lower).on_empty(OnEmpty::Fill(0.25));
                 word.keep = keep;
                 let hierarchy = Hierarchy::new(Leaves::values("x", dtype, 3))
-                    .level(word)
-                    .level(Level::new("sentence", lengths(&[7, 3])).reduce(upper))
+                    .level(scored(word, lower, dtype))
+                    .level(scored(Level::new("sentence", lengths(&[7, 3])).reduce(upper), upper, dtype))
                     .level(Level::new("text", lengths(&[2])).reduce(Reducer::Mean));
                 cases.push(Case::of(format!("reducers/{reducer}/levels/{name}/{dtype}/kept-{keep}"), hierarchy));
             }
@@ -97,7 +107,7 @@ fn levels(reducer: Reducer, cases: &mut Vec<Case>) {
     }
     for to in FLOATS {
         let hierarchy = Hierarchy::new(Leaves::values("x", DType::F32, 4))
-            .level(Level::new("a", lengths(&[1, 2, 40, 32, 65])).reduce(reducer).dtype(to).keep())
+            .level(scored(Level::new("a", lengths(&[1, 2, 40, 32, 65])).reduce(reducer).dtype(to).keep(), reducer, DType::F32))
             .level(Level::new("b", lengths(&[2, 3])).reduce(Reducer::Max));
         cases.push(Case::of(format!("reducers/{reducer}/as-{to}"), hierarchy));
     }
@@ -130,8 +140,10 @@ fn siblings(dtype: DType) -> Case {
         let w = graph.weights("w", dtype, 147)?;
         let word = graph.table("word", &lengths(&[3, 40, 1, 65, 2, 36]))?;
         for reducer in Reducer::ALL {
-            let folded = graph.fold(x, word, Reduce::new(reducer))?;
-            graph.output(&reducer.to_string(), folded)?;
+            if !reducer.needs_weights() {
+                let folded = graph.fold(x, word, Reduce::new(reducer))?;
+                graph.output(&reducer.to_string(), folded)?;
+            }
             if reducer.takes_weights() {
                 let folded = graph.fold(x, word, Reduce::new(reducer).weights(w))?;
                 graph.output(&format!("weighted-{reducer}"), folded)?;

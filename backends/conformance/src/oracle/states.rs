@@ -2,7 +2,9 @@
 
 use super::{Exact, Number, add_up, choose, in_range};
 use crate::tensor::{largest, smallest};
-use levelfold::numerics::{error_bound, mean_shift, unit_roundoff, variance_error_bound};
+use levelfold::numerics::{
+    between_rows, error_bound, exponent_error_bound, mean_shift, quantile_place, unit_roundoff, variance_error_bound,
+};
 use levelfold::{DType, Reducer};
 
 /// One feature of one segment that has rows.
@@ -158,6 +160,110 @@ impl Column<'_> {
         let e = variance_error_bound(self.n(), self.input, self.output, spread) * enlarged;
         let err = e * shifted * shifted + (shifted - exact_root) * (shifted + exact_root) + lost;
         self.rounded(Number { hi: variance.hi, lo: variance.lo, err }, 1.0)
+    }
+
+    pub(super) fn log_sum_exp(&self) -> Number {
+        let counts = |row: usize| self.weight(row) != 0.0;
+        if self.rows.iter().any(|x| x.hi.is_nan()) {
+            return Number::exact(f64::NAN);
+        }
+        if self.weights.unwrap_or(&[]).iter().any(|w| !w.hi.is_finite() || w.err > 0.0) {
+            return Number::anything();
+        }
+        let counted = || self.rows.iter().enumerate().filter(|(row, _)| counts(*row));
+        let largest_row = counted().fold(f64::NEG_INFINITY, |largest, (_, x)| largest.max(x.hi));
+        let shift = if largest_row.is_finite() { largest_row } else { 0.0 };
+        let term = |row: usize, x: &Number| self.weight(row) * ((x.hi - shift) + x.lo).exp();
+        let plain: f64 = counted().map(|(row, x)| term(row, x)).sum();
+        if !largest_row.is_finite() {
+            return Number::exact(plain.ln());
+        }
+        let (mut sum, mut size, mut spread, mut inputs) = (Exact::default(), 0.0, 0.0, 0.0f64);
+        for (row, x) in counted() {
+            let t = term(row, x);
+            sum.add(t);
+            size += t.abs();
+            let apart = shift - x.hi;
+            spread += if t == 0.0 { 0.0 } else { t.abs() * apart };
+            inputs = inputs.max(x.err);
+        }
+        sum.settle();
+        let negative = counted().any(|(row, _)| self.weight(row) < 0.0);
+        let widest = counted().fold(1.0f64, |widest, (row, _)| widest.max(self.weight(row).abs()));
+        if size >= largest(self.acc()) * 0.99 || widest >= largest(self.acc()) * 0.99 || (negative && inputs > 0.0) {
+            return Number::anything();
+        }
+        // The oracle's own exponentials are those of f64.
+        let own = 8.0 * unit_roundoff(DType::F64) * (size + spread);
+        let e = exponent_error_bound(self.n(), self.input, if size > 0.0 { spread / size } else { 0.0 });
+        let away = e * size + own + (self.rows.len() as f64 + 1.0) * smallest(self.acc()) * widest;
+        if sum.hi - away <= 0.0 {
+            return if sum.hi + away < 0.0 { Number::exact(f64::NAN) } else { Number::anything() };
+        }
+        let log = sum.hi.ln();
+        let err = inputs + (away / (sum.hi - away)).ln_1p() + (2.0 * self.last() + 4.0 * unit_roundoff(DType::F64)) * log.abs();
+        let mut value = Exact { hi: shift, lo: 0.0 };
+        value.add(log);
+        value.settle();
+        self.rounded(Number { hi: value.hi, lo: value.lo, err }, 1.0)
+    }
+
+    pub(super) fn softmax(&self) -> Number {
+        let scores = self.weights.expect("softmax has scores");
+        if self.rows.iter().chain(scores).any(|x| x.hi.is_nan()) {
+            return Number::exact(f64::NAN);
+        }
+        let best = scores.iter().fold(f64::NEG_INFINITY, |best, s| best.max(s.hi));
+        if !best.is_finite() {
+            return Number::exact(f64::NAN);
+        }
+        if self.rows.iter().any(|x| !x.hi.is_finite()) || scores.iter().any(|s| s.err > 0.0) {
+            return Number::anything();
+        }
+        let (mut sum, mut weighted, mut size, mut spread, mut inputs, mut widest) =
+            (Exact::default(), Exact::default(), 0.0, 0.0, 0.0f64, 1.0f64);
+        for (x, s) in self.rows.iter().zip(scores) {
+            let t = (s.hi - best).exp();
+            sum.add(t);
+            sum.settle();
+            weighted.add_product(Number::exact(t), *x);
+            size += t * x.size();
+            spread += if t == 0.0 { 0.0 } else { t * (best - s.hi) };
+            inputs = inputs.max(x.err);
+            widest = widest.max(x.size());
+        }
+        if widest * self.rows.len() as f64 >= largest(self.acc()) * 0.99 {
+            return Number::anything();
+        }
+        // How far an exponent is off counts for its own row, so the furthest that still has a part decides, relative to the sum of all parts.
+        let furthest = scores.iter().map(|s| best - s.hi).filter(|apart| apart.is_finite() && *apart < 800.0).fold(0.0, f64::max);
+        let e =
+            exponent_error_bound(self.n(), self.input, furthest.max(spread / sum.hi)) + 8.0 * unit_roundoff(DType::F64) * (1.0 + furthest);
+        let value = weighted.divided_by(sum);
+        let tiny = (self.rows.len() as f64 + 2.0) * smallest(self.acc()) * widest * 4.0;
+        let err = inputs + 2.0 * e * (1.0 + e) * size / sum.hi / (1.0 - e).max(0.1) + tiny;
+        self.rounded(Number { hi: value.hi, lo: value.lo, err }, 2.0)
+    }
+
+    pub(super) fn quantile(&self, q: f64) -> Number {
+        if self.rows.iter().any(|x| x.hi.is_nan()) {
+            return Number::exact(f64::NAN);
+        }
+        let mut sorted: Vec<f64> = self.rows.iter().map(|x| x.hi + x.lo).collect();
+        sorted.sort_by(f64::total_cmp);
+        let (place, fraction) = quantile_place(self.n(), q);
+        let place = usize::try_from(place).expect("small");
+        let (below, above) = (sorted[place], sorted[(place + 1).min(sorted.len() - 1)]);
+        let hi = between_rows(below, above, fraction);
+        if !hi.is_finite() {
+            return Number::exact(hi);
+        }
+        // No quantile moves further than the row that moves furthest.
+        let inputs = self.rows.iter().filter(|x| x.hi.is_finite()).fold(0.0, |worst: f64, x| worst.max(x.err));
+        let exact = inputs == 0.0 && fraction == 0.0 && self.input.widens_to(self.output);
+        let err = if exact { 0.0 } else { inputs + 4.0 * unit_roundoff(DType::F64) * (below.abs() + above.abs()) };
+        let number = Number { hi, lo: 0.0, err };
+        if exact { number } else { Number { err: err + unit_roundoff(self.output) * number.size() + smallest(self.output), ..number } }
     }
 
     /// A row as it is, rounded where the output's type is narrower.

@@ -103,3 +103,52 @@ fn positions_are_those_of_the_first_nan_or_the_first_best() {
     assert_eq!(reduce(Reducer::ArgMin, &[f32::INFINITY; 70], None), 0.0);
     assert_eq!((reduce(Reducer::First, &values, None), reduce(Reducer::Last, &values, None)), (0.0, 19.0));
 }
+
+#[test]
+fn exponents_are_shifted_and_stay_inside_their_bound() {
+    for seed in 1..=8 {
+        let mut random = Random(seed);
+        for offset in [-1e4, 0.0, 80.0, 1e4] {
+            for n in LENGTHS {
+                let values: Vec<f32> = (0..n).map(|_| (offset + random.weight()) as f32).collect();
+                let largest = values.iter().fold(f32::NEG_INFINITY, |largest, &x| largest.max(x));
+                let terms: Vec<f64> = values.iter().map(|&x| (f64::from(x) - f64::from(largest)).exp()).collect();
+                let exact = f64::from(largest) + terms.iter().sum::<f64>().ln();
+                let found = reduce(Reducer::LogSumExp, &values, None);
+                let e = error_bound(Reducer::LogSumExp, n as u64, DType::F32, DType::F32, false);
+                // The logarithm and the sum round, in f32 where there is one block.
+                let bound = e / (1.0 - e) + 2f64.powi(-23) * (exact.abs() + (exact - f64::from(largest)).abs());
+                assert!((found - exact).abs() <= bound, "seed {seed}: {n} rows at {offset}: {found} for {exact}, bound {bound:e}");
+                // Scores that are all alike weigh as a mean does; one that is far ahead chooses its row.
+                let mean = values.iter().map(|&x| f64::from(x)).sum::<f64>() / n as f64;
+                let pooled = reduce(Reducer::SoftMax, &values, Some(&vec![offset as f32; n]));
+                assert!((pooled - mean).abs() <= 1e-5 * mean.abs().max(1.0), "{pooled} for {mean}");
+                let mut scores = vec![f32::NEG_INFINITY; n];
+                scores[n / 2] = offset as f32;
+                assert_eq!(reduce(Reducer::SoftMax, &values, Some(&scores)), f64::from(values[n / 2]), "seed {seed}, {n} rows");
+            }
+        }
+    }
+}
+
+/// Ten million equal exponents that would each overflow.
+#[test]
+fn ten_million_exponents_do_not_overflow() {
+    let values = vec![1000f32; 10_000_000];
+    let found = reduce(Reducer::LogSumExp, &values, None);
+    assert!((found - (1000.0 + 1e7f64.ln())).abs() < 1e-6, "{found}");
+}
+
+#[test]
+fn quantiles_are_those_of_definition_seven() {
+    let quantile = |values: &[f32], q: f64| reduce(Reducer::Quantile(levelfold::Quantile::new(q).unwrap()), values, None);
+    assert_eq!(quantile(&[4.0, 1.0, 3.0, 2.0], 0.5), 2.5);
+    assert_eq!(quantile(&[4.0, 1.0, 3.0, 2.0], 0.25), 1.75);
+    assert_eq!((quantile(&[7.0, 5.0], 0.0), quantile(&[7.0, 5.0], 1.0)), (5.0, 7.0));
+    assert_eq!(quantile(&[f32::NEG_INFINITY, 0.0, f32::INFINITY], 0.5), 0.0);
+    assert!(quantile(&[1.0, f32::NAN, 2.0], 0.0).is_nan());
+    let values: Vec<f32> = (0..1001).map(|row| ((row * 617) % 1001) as f32).collect();
+    for q in [0.0, 0.1, 0.5, 0.999, 1.0] {
+        assert!((quantile(&values, q) - 1000.0 * q).abs() < 1e-9, "{q}");
+    }
+}
