@@ -19,6 +19,9 @@ pub(crate) struct Dense {
     pub(crate) stride: isize,
 }
 
+/// So many reductions are run side by side.
+const GROUP: usize = 4;
+
 impl Dense {
     pub(crate) fn row(self, index: usize) -> *mut u8 {
         self.start.wrapping_offset(index as isize * self.stride)
@@ -35,7 +38,7 @@ enum Found {
     Turned,
 }
 
-impl Walker<'_> {
+impl<'a> Walker<'a> {
     /// Folds consecutive short segments of a stage, as many as make a batch, and returns the first that is left: the first of all where that is
     /// a long one. `slots` are dense rows for the results that feed another stage, from the first segment's on, or null.
     ///
@@ -84,9 +87,14 @@ impl Walker<'_> {
         })
     }
 
-    /// Whether results are written where they belong at once.
+    /// Whether results are written where they belong at once. What goes past the cache does not, where it is whole rows of an output: columns of one,
+    /// written in several places, would gain nothing.
     pub(crate) fn writes_in_place(&self, reduction: &ReductionRun) -> bool {
-        reduction.write.is_some_and(|view| !reduction.streams && self.memory[view.index()].is_dense())
+        reduction.write.is_some_and(|view| {
+            let memory = self.memory[view.index()];
+            let follows = memory.row_stride == (self.step.features * reduction.size) as isize;
+            memory.is_dense() && !(reduction.streams && follows)
+        })
     }
 
     /// The end of a batch, which has so many rows at most and no long segment, and its rows.
@@ -165,30 +173,30 @@ impl Walker<'_> {
         let step = self.step;
         let stage = &step.stages[k];
         let (mut next, mut rows) = (segments.end, 0);
-        for (index, reduction) in stage.reductions.iter().enumerate() {
-            let slots = if stage.feeds == Some(index) { slots } else { std::ptr::null_mut() };
-            let Some(out) = self.out(reduction, segments.start, slots) else { continue };
-            let run = Run {
-                segments: self.tables.get(stage.table),
-                source,
-                features: step.features,
-                acc: self.scratch.wrapping_add(reduction.acc),
-                out: out.start.wrapping_offset((segments.start as isize).wrapping_mul(out.stride).wrapping_neg()),
-                out_stride: out.stride,
-                out_size: reduction.size,
-                weights: reduction.weights.map(|view| self.memory[view.index()]),
-                divides: reduction.reducer == Reducer::Mean,
-                fill: reduction.fill,
-                tiled: k > 0 || step.tiled,
-            };
-            rows = 0;
-            // SAFETY: the source has the rows of these segments, and the output theirs.
-            unsafe {
-                next = match &reduction.states {
-                    None => (reduction.kernels.fold_run)(&run, segments.start, segments.end, &mut rows),
-                    Some(_) => self.run_states(k, index, &run, segments.clone(), &mut rows),
-                };
-                if !self.writes_in_place(reduction) {
+        // SAFETY: the source has the rows of these segments, and outputs theirs.
+        unsafe {
+            if stage.reductions.len() > 1 && stage.reductions.iter().all(|reduction| reduction.states.is_none()) {
+                for (group, reductions) in stage.reductions.chunks(GROUP).enumerate() {
+                    let mut runs: [Option<(Run<'a>, Dense)>; GROUP] = std::array::from_fn(|index| {
+                        let feeds = stage.feeds == Some(group * GROUP + index);
+                        self.run_of(k, reductions.get(index)?, segments.start, if feeds { slots } else { std::ptr::null_mut() }, source)
+                    });
+                    rows = run_by_segment(reductions, &mut runs, segments.clone());
+                    for (reduction, run) in reductions.iter().zip(&runs) {
+                        if let Some((_, out)) = run {
+                            self.deliver(reduction, segments.clone(), *out);
+                        }
+                    }
+                }
+            } else {
+                for (index, reduction) in stage.reductions.iter().enumerate() {
+                    let slots = if stage.feeds == Some(index) { slots } else { std::ptr::null_mut() };
+                    let Some((run, out)) = self.run_of(k, reduction, segments.start, slots, source) else { continue };
+                    rows = 0;
+                    next = match &reduction.states {
+                        None => (reduction.kernels.fold_run)(&run, segments.start, segments.end, &mut rows),
+                        Some(_) => self.run_states(k, index, &run, segments.clone(), &mut rows),
+                    };
                     self.deliver(reduction, segments.start..next, out);
                 }
             }
@@ -196,6 +204,26 @@ impl Walker<'_> {
         self.read += rows * (stage.weight_read + if k == 0 { step.row_read } else { 0 });
         self.written += (next - segments.start) * stage.segment_written;
         next
+    }
+
+    /// One reduction over a batch that begins with a segment, and where its results are written first.
+    fn run_of(&self, k: usize, reduction: &ReductionRun, first: u64, slots: *mut u8, source: Source) -> Option<(Run<'a>, Dense)> {
+        let step = self.step;
+        let out = self.out(reduction, first, slots)?;
+        let run = Run {
+            segments: self.tables.get(step.stages[k].table),
+            source,
+            features: step.features,
+            acc: self.scratch.wrapping_add(reduction.acc),
+            out: out.start.wrapping_offset((first as isize).wrapping_mul(out.stride).wrapping_neg()),
+            out_stride: out.stride,
+            out_size: reduction.size,
+            weights: reduction.weights.map(|view| self.memory[view.index()]),
+            divides: reduction.reducer == Reducer::Mean,
+            fill: reduction.fill,
+            tiled: k > 0 || step.tiled,
+        };
+        Some((run, out))
     }
 
     /// Where the results of a reduction are written first, from a segment on.
@@ -213,21 +241,19 @@ impl Walker<'_> {
         }
     }
 
-    /// Copies finished rows to the view that they belong to, where there is one.
+    /// Copies finished rows to the view that they belong to, where there is one and they are not there yet.
     pub(crate) unsafe fn deliver(&mut self, reduction: &ReductionRun, segments: Range<u64>, from: Dense) {
         let Some(view) = reduction.write else { return };
+        if self.writes_in_place(reduction) {
+            return;
+        }
         let memory = self.memory[view.index()];
         let row_bytes = self.step.features * reduction.size;
         let (first, rows) = (segments.start as usize, (segments.end - segments.start) as usize);
         // SAFETY: the view has these rows, `from` as well, and they are dense.
         unsafe {
-            if memory.is_dense() && memory.row_stride == row_bytes as isize {
+            if memory.is_dense() {
                 stream::copy(from.start, memory.row(first), rows * row_bytes);
-                self.streamed = true;
-            } else if memory.is_dense() {
-                for row in 0..rows {
-                    stream::copy(from.row(row), memory.row(first + row), row_bytes);
-                }
                 self.streamed = true;
             } else {
                 for row in 0..rows {
@@ -239,6 +265,28 @@ impl Walker<'_> {
             }
         }
     }
+}
+
+/// Runs several reductions over short segments, one segment after the other: how many rows it has is then guessed right by all but the first.
+/// Returns the rows.
+unsafe fn run_by_segment(reductions: &[ReductionRun], runs: &mut [Option<(Run<'_>, Dense)>; GROUP], segments: Range<u64>) -> u64 {
+    let mut rows = 0;
+    for segment in segments {
+        let mut own = 0;
+        for (reduction, run) in reductions.iter().zip(&mut *runs) {
+            let Some((run, _)) = run else { continue };
+            own = 0;
+            // SAFETY: the source has the rows of this segment, and the output its row; pointers of the rows before it are left behind.
+            unsafe {
+                (reduction.kernels.fold_run)(run, segment, segment + 1, &mut own);
+                if let Source::Pointers(all) = &mut run.source {
+                    *all = all.add(own as usize);
+                }
+            }
+        }
+        rows += own;
+    }
+    rows
 }
 
 const _: () = assert!(TILE_ROWS <= BATCH_ROWS, "the pointers of a tile have room");

@@ -448,9 +448,7 @@ impl<'a> Walker<'a> {
                 });
                 (reduction.kernels.finish_tree)(value, out.start, self.step.features, divisor);
             }
-            if !self.writes_in_place(reduction) {
-                self.deliver(reduction, segment..segment + 1, out);
-            }
+            self.deliver(reduction, segment..segment + 1, out);
         }
     }
 }

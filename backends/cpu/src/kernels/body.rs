@@ -247,6 +247,37 @@ pub(super) unsafe fn accumulate<T: Value, X: Lanes<T>, R: VectorOp>(block: &Bloc
     }
 }
 
+/// Does something for every segment of a run that has rows: with its first row, how many rows the segments before it have, how many it has itself, and its
+/// result's row. Segments without rows are filled; the first of more than one block is what comes out.
+///
+/// Not a function that takes a closure: a closure that the compiler leaves a function of its own would not be compiled for the instruction set.
+macro_rules! each_segment {
+    ($run:ident, $first:ident, $last:ident, $rows_read:ident, |$start:ident, $at:pat, $count:ident, $out:ident| $fold:block) => {{
+        let mut before = 0;
+        let mut next = $last;
+        for segment in $first..$last {
+            let range = $run.segments.range(segment);
+            let $count = (range.end - range.start) as usize;
+            if $count > BLOCK_ROWS {
+                next = segment;
+                break;
+            }
+            let $out = $run.out.wrapping_offset(segment as isize * $run.out_stride);
+            if $count == 0 {
+                for feature in 0..$run.features {
+                    std::ptr::copy_nonoverlapping($run.fill.as_ptr(), $out.add(feature * $run.out_size), $run.out_size);
+                }
+                continue;
+            }
+            let ($start, $at) = (range.start as usize, before);
+            $fold
+            before += $count;
+        }
+        *$rows_read += before as u64;
+        next
+    }};
+}
+
 /// See [`Kernels::fold_run`](super::Kernels::fold_run). `SAME` where results have the type of rows: they are then written from registers.
 #[inline(always)]
 pub(super) unsafe fn fold_run<T: Value, X: Lanes<T>, R: VectorOp, const SAME: bool>(
@@ -259,76 +290,60 @@ pub(super) unsafe fn fold_run<T: Value, X: Lanes<T>, R: VectorOp, const SAME: bo
 ) -> u64 {
     let Run { features, tiled, .. } = *run;
     let acc = run.acc.cast::<T::Acc>();
-    let mut weights = [T::Acc::default(); BLOCK_ROWS];
-    let mut pointers = [std::ptr::null::<u8>(); BLOCK_ROWS];
-    let mut before = 0;
-    for segment in first..last {
-        let range = run.segments.range(segment);
-        let (start, count) = (range.start as usize, (range.end - range.start) as usize);
-        if count > BLOCK_ROWS {
-            *rows_read += before as u64;
-            return segment;
-        }
-        let at = before;
-        before += count;
-        let out = run.out.wrapping_offset(segment as isize * run.out_stride);
-        // SAFETY: the caller's rows, ids and results.
-        unsafe {
-            if count == 0 {
-                for feature in 0..features {
-                    std::ptr::copy_nonoverlapping(run.fill.as_ptr(), out.add(feature * run.out_size), run.out_size);
-                }
-                continue;
+    // SAFETY: the caller's rows, weights and results.
+    unsafe {
+        match (run.source, run.weights) {
+            (Source::Strided { start: base, stride }, None) if SAME => {
+                each_segment!(run, first, last, rows_read, |start, _unused, count, out| {
+                    let rows = &Strided { start: base.wrapping_offset(start as isize * stride), stride };
+                    let input = Input::<T, _, false> { rows, count, features, weights: std::ptr::null(), acc, tiled };
+                    input.fold::<X, R>(&ToRow::<T> { out: out.cast(), divisor: divisor_of::<T::Acc>(run, count) });
+                })
             }
-            let mut divisor = if run.divides { T::Acc::of_f64(count as f64) } else { T::Acc::default() };
-            if let Some(memory) = run.weights {
-                let sum = load_weights::<T::Acc>(memory, start, &mut weights[..count]);
-                if run.divides {
-                    divisor = sum;
-                }
-            }
-            if SAME {
-                let emit = &ToRow::<T> { out: out.cast(), divisor };
-                match (run.source, run.weights) {
-                    (Source::Strided { start: base, stride }, None) => {
-                        let rows = &Strided { start: base.wrapping_offset(start as isize * stride), stride };
-                        let input = Input::<T, _, false> { rows, count, features, weights: weights.as_ptr(), acc, tiled };
-                        input.fold::<X, R>(emit);
-                        continue;
-                    }
-                    (Source::Strided { start: base, stride }, Some(_)) => {
-                        let rows = &Strided { start: base.wrapping_offset(start as isize * stride), stride };
-                        let input = Input::<T, _, true> { rows, count, features, weights: weights.as_ptr(), acc, tiled };
-                        input.fold::<X, R>(emit);
-                        continue;
-                    }
-                    (Source::Pointers(all), None) => {
-                        let rows = &Pointers(all.add(at));
-                        let input = Input::<T, _, false> { rows, count, features, weights: weights.as_ptr(), acc, tiled };
-                        input.fold::<X, R>(emit);
-                        continue;
-                    }
-                    (Source::Pointers(_), Some(_)) => {}
-                }
+            (Source::Pointers(all), None) if SAME => each_segment!(run, first, last, rows_read, |_start, at, count, out| {
+                let rows = &Pointers(all.add(at));
+                let input = Input::<T, _, false> { rows, count, features, weights: std::ptr::null(), acc, tiled };
+                input.fold::<X, R>(&ToRow::<T> { out: out.cast(), divisor: divisor_of::<T::Acc>(run, count) });
+            }),
+            (Source::Strided { start: base, stride }, Some(memory)) if SAME => {
+                each_segment!(run, first, last, rows_read, |start, _unused, count, out| {
+                    let mut weights = [T::Acc::default(); BLOCK_ROWS];
+                    let sum = load_weights::<T::Acc>(memory, start, &mut weights[..count]);
+                    let rows = &Strided { start: base.wrapping_offset(start as isize * stride), stride };
+                    let input = Input::<T, _, true> { rows, count, features, weights: weights.as_ptr(), acc, tiled };
+                    let divisor = if run.divides { sum } else { T::Acc::default() };
+                    input.fold::<X, R>(&ToRow::<T> { out: out.cast(), divisor });
+                })
             }
             // What is rarer goes through the accumulator in memory.
-            let rows = match run.source {
-                Source::Pointers(all) => all.add(at),
-                Source::Strided { start: base, stride } => {
-                    for (index, row) in pointers[..count].iter_mut().enumerate() {
-                        *row = base.wrapping_offset((start + index) as isize * stride);
-                    }
-                    pointers.as_ptr()
+            (source, weighted) => each_segment!(run, first, last, rows_read, |start, at, count, out| {
+                let (mut divisor, mut weights) = (divisor_of::<T::Acc>(run, count), [T::Acc::default(); BLOCK_ROWS]);
+                if let Some(memory) = weighted {
+                    divisor = load_weights::<T::Acc>(memory, start, &mut weights[..count]);
                 }
-            };
-            let weights = if run.weights.is_some() { weights.as_ptr().cast() } else { std::ptr::null() };
-            accumulate(&Block { acc: run.acc, rows, count, features, weights, tiled });
-            let divisor = if run.divides { std::ptr::from_ref(&divisor).cast() } else { std::ptr::null() };
-            finish(run.acc, out, features, divisor);
+                let mut pointers = [std::ptr::null::<u8>(); BLOCK_ROWS];
+                let rows = match source {
+                    Source::Pointers(all) => all.add(at),
+                    Source::Strided { start: base, stride } => {
+                        for (index, row) in pointers[..count].iter_mut().enumerate() {
+                            *row = base.wrapping_offset((start + index) as isize * stride);
+                        }
+                        pointers.as_ptr()
+                    }
+                };
+                let weights = if weighted.is_some() { weights.as_ptr().cast() } else { std::ptr::null() };
+                accumulate(&Block { acc: run.acc, rows, count, features, weights, tiled });
+                let divisor = if run.divides { std::ptr::from_ref(&divisor).cast() } else { std::ptr::null() };
+                finish(run.acc, out, features, divisor);
+            }),
         }
     }
-    *rows_read += before as u64;
-    last
+}
+
+/// What the result of so many rows without weights is divided by; 0 for nothing.
+#[inline(always)]
+fn divisor_of<A: Accumulator>(run: &Run<'_>, count: usize) -> A {
+    if run.divides { A::of_f64(count as f64) } else { A::default() }
 }
 
 /// See [`Kernels::store`](super::Kernels::store).
