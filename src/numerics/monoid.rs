@@ -12,7 +12,7 @@
 //! Every operation is a scalar one on one feature, without branches that depend on data, so loops over features become vector code.
 
 use super::Accumulator;
-use super::elementary::{Elementary, exp, log};
+use super::elementary::{Elementary, exp, log, sqrt};
 use crate::reducer::Reducer;
 
 /// The most components that a block or a tree has.
@@ -122,7 +122,7 @@ impl Moments {
         let divisor = weight.sub(A::of_f64(f64::from(self.ddof)));
         // A sample of one row has no variance, and neither has one of less.
         let variance = squares.div(pick(divisor > zero(), divisor, A::of_f64(f64::NAN)));
-        if self.root { variance.sqrt() } else { variance }
+        if self.root { sqrt(variance) } else { variance }
     }
 }
 
@@ -206,7 +206,7 @@ impl Monoid for Norm {
 
     #[inline(always)]
     fn finish_block<A: Elementary>(self, state: State<A>, _n: A) -> A {
-        if self.squares { state[0].sqrt() } else { state[0] }
+        if self.squares { sqrt(state[0]) } else { state[0] }
     }
 
     #[inline(always)]
@@ -217,7 +217,7 @@ impl Monoid for Norm {
 
     #[inline(always)]
     fn finish_tree(self, state: State<f64>, _n: f64) -> f64 {
-        if self.squares { state[0].sqrt() } else { state[0] }
+        if self.squares { sqrt(state[0]) } else { state[0] }
     }
 }
 
