@@ -21,7 +21,7 @@ pub struct Target {
     pub name: Arc<str>,
     /// The alignment of arena buffers, in bytes: a power of two.
     pub align: u64,
-    /// How long a unit of a fused fold may be.
+    /// How long a unit of a fused fold may be, and how much it may hold.
     pub fusion: FusionLimits,
     /// Whether it runs a step, and if not, why.
     pub supports: fn(&StepKind) -> std::result::Result<(), String>,
@@ -37,11 +37,15 @@ pub struct FusionLimits {
     pub unit_rows: u64,
     /// Units of up to one part in this many of all leaf rows are fine.
     pub unit_share: u64,
+    /// A fold has at most so many stages.
+    pub stages: usize,
+    /// A fold has at most so many reductions, over all stages.
+    pub reductions: usize,
 }
 
 impl Default for FusionLimits {
     fn default() -> Self {
-        FusionLimits { unit_rows: 4096, unit_share: 64 }
+        FusionLimits { unit_rows: 4096, unit_share: 64, stages: usize::MAX, reductions: usize::MAX }
     }
 }
 

@@ -21,6 +21,7 @@ pub(crate) mod workload;
 mod yardstick;
 
 use crate::backends::BackendName;
+use crate::cuda::CudaOptions;
 use crate::failure::{CliResult, Failure, file_error};
 use crate::input::{BIND_HELP, Bind};
 use crate::options::ByteSize;
@@ -120,6 +121,9 @@ pub(crate) struct BenchArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
     threads: Option<u32>,
 
+    #[command(flatten)]
+    cuda: CudaOptions,
+
     /// The most memory for one contender's inputs, tables, outputs, arena and scratch
     #[arg(long, value_name = "BYTES")]
     memory_limit: Option<ByteSize>,
@@ -163,9 +167,12 @@ const FEW_SAMPLES: u32 = 10;
 /// Up to so many leaf elements, times the reducers, a workload is checked as it is: the reference backend takes seconds over them.
 const MOST_CHECKED: u64 = 1 << 27;
 
-pub(crate) fn run(args: BenchArgs, ui: &Ui) -> CliResult {
+pub(crate) fn run(mut args: BenchArgs, ui: &Ui) -> CliResult {
+    for backend in &mut args.backends {
+        *backend = backend.settled(&args.cuda, ui);
+    }
     let threads = args.threads;
-    let session = Session { open: &|backend| backend.open(threads), most_checked: MOST_CHECKED, ui, args: &args };
+    let session = Session { open: &|backend| backend.open(threads, &args.cuda), most_checked: MOST_CHECKED, ui, args: &args };
     if let Some(folder) = &args.export {
         return session.export(folder);
     }

@@ -204,7 +204,7 @@ fn embed<T: Value>(args: &EmbedArgs, request: &Request<'_>, table: &UnitTable, u
     // More names of files than a header takes are better refused now than after the work.
     Header::new(&metadata, Vec::new())?;
     let options = EngineOptions { opt: args.plan.opt_level(), without: args.plan.disable_pass.clone(), memory_limit: None };
-    let engine = Engine::with_options(args.run.open_backend()?, options);
+    let engine = Engine::with_options(args.run.open_backend(ui)?, options);
     let threads = args.run.threads.and_then(|threads| usize::try_from(threads).ok()).unwrap_or(0);
     let threads = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
     let mut job = Job::<T> {

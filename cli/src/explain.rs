@@ -3,6 +3,7 @@
 mod analyze;
 
 use crate::backends::BackendName;
+use crate::cuda::CudaOptions;
 use crate::failure::{CliResult, Failure};
 use crate::input::{BIND_HELP, Bind};
 use crate::options::{ByteSize, PlanOptions};
@@ -75,6 +76,9 @@ pub(crate) struct ExplainArgs {
     /// Threads of the cpu backend with --analyze, and of the bandwidth measurement; all cores without it
     #[arg(long, requires = "analyze", value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
     threads: Option<u32>,
+
+    #[command(flatten)]
+    cuda: CudaOptions,
 
     /// The buffer that --analyze measures memory's bandwidth over [default: four times the last cache, within 512M and 1G]
     #[arg(long, requires = "analyze", value_name = "BYTES")]

@@ -7,6 +7,7 @@ mod backends;
 mod bench;
 mod check;
 mod columns;
+mod cuda;
 mod diff;
 mod embed;
 mod execute;

@@ -1,6 +1,8 @@
 //! Options that several commands share.
 
 use crate::backends::BackendName;
+use crate::cuda::CudaOptions;
+use crate::ui::Ui;
 use levelfold::backend::Backend;
 use levelfold::{Engine, EngineOptions, Error, ErrorCode, OptLevel};
 use std::str::FromStr;
@@ -19,6 +21,9 @@ pub(crate) struct RunOptions {
     /// The most memory for inputs, tables, outputs, arena and scratch together: bytes, or with K, M, G, T (powers of 1024)
     #[arg(long, value_name = "BYTES")]
     pub(crate) memory_limit: Option<ByteSize>,
+
+    #[command(flatten)]
+    pub(crate) cuda: CudaOptions,
 }
 
 /// How plans are made.
@@ -46,25 +51,25 @@ impl PlanOptions {
 }
 
 impl RunOptions {
-    /// The backend.
+    /// The backend; where it is for the program to choose, it says which.
     ///
     /// # Errors
     /// `backend-unavailable`.
-    pub(crate) fn open_backend(&self) -> Result<Box<dyn Backend>, Error> {
-        self.backend.open(self.threads)
+    pub(crate) fn open_backend(&self, ui: &Ui) -> Result<Box<dyn Backend>, Error> {
+        self.backend.settled(&self.cuda, ui).open(self.threads, &self.cuda)
     }
 
     /// An engine of these options.
     ///
     /// # Errors
     /// `backend-unavailable`.
-    pub(crate) fn engine(&self, plan: &PlanOptions) -> Result<Engine, Error> {
+    pub(crate) fn engine(&self, plan: &PlanOptions, ui: &Ui) -> Result<Engine, Error> {
         let options = EngineOptions {
             opt: plan.opt_level(),
             without: plan.disable_pass.clone(),
             memory_limit: self.memory_limit.map(|limit| limit.0),
         };
-        Ok(Engine::with_options(self.open_backend()?, options))
+        Ok(Engine::with_options(self.open_backend(ui)?, options))
     }
 }
 

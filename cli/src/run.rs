@@ -67,7 +67,7 @@ pub(crate) struct RunArgs {
 /// What was done.
 #[derive(Serialize)]
 struct Report {
-    backend: &'static str,
+    backend: String,
     plan: String,
     outputs: Vec<OutputFacts>,
     seconds: f64,
@@ -104,7 +104,7 @@ struct StepFacts {
 
 pub(crate) fn run(args: RunArgs, ui: &Ui) -> CliResult {
     let loaded = Loaded::new(read_spec(&args.spec)?, &args.bind)?;
-    let engine = args.how.engine(&args.planning)?;
+    let engine = args.how.engine(&args.planning, ui)?;
     let prepared = prepare(&engine, &loaded, args.plan.as_deref())?;
     let mut inputs: Vec<Input<'_>> = Vec::new();
     for (name, file) in &loaded.inputs {
@@ -152,7 +152,7 @@ impl Report {
         let seconds = done.time.as_secs_f64();
         let scratch_bytes = prepared.scratch_bytes();
         Report {
-            backend: args.how.backend.name(),
+            backend: plan.target.to_string(),
             plan: plan.summary(),
             outputs: outputs
                 .iter()

@@ -62,6 +62,20 @@ pub enum Refusal {
         /// The most that the target allows here.
         limit: u64,
     },
+    /// The step would fold more levels than the target takes in one.
+    TooManyStages {
+        /// How many it would fold.
+        stages: usize,
+        /// The most that the target takes.
+        limit: usize,
+    },
+    /// The step would make more reductions than the target takes in one.
+    TooManyReductions {
+        /// How many it would make.
+        reductions: usize,
+        /// The most that the target takes.
+        limit: usize,
+    },
     /// One of the two needs what the other makes.
     Depends,
     /// What is read is not rows in memory.
@@ -93,6 +107,12 @@ impl fmt::Display for Refusal {
             Refusal::NotPartition => f.write_str("the upper segments do not partition their rows in order"),
             Refusal::UnitTooLong { unit, limit } => {
                 write!(f, "one unit of work would have {unit} leaf rows, more than the {limit} that balance over threads")
+            }
+            Refusal::TooManyStages { stages, limit } => {
+                write!(f, "one step would fold {stages} levels, more than the {limit} that the target takes")
+            }
+            Refusal::TooManyReductions { reductions, limit } => {
+                write!(f, "one step would make {reductions} reductions, more than the {limit} that the target takes")
             }
             Refusal::Depends => f.write_str("one needs what the other makes"),
             Refusal::NotRows => f.write_str("what it reads is not rows in memory"),

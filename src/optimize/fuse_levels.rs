@@ -6,7 +6,7 @@
 //! everything beneath them, because a block of 32 rows is added up in one go. The level joins as long as the largest unit has at most
 //! [`unit_rows`](crate::backend::FusionLimits::unit_rows) leaf rows, or one part in
 //! [`unit_share`](crate::backend::FusionLimits::unit_share) of all of them. Above, levels are so few rows that a step of their own costs
-//! nothing, and long segments are cut well by it.
+//! nothing, and long segments are cut well by it. A target may take so many stages and reductions in one step and no more.
 //!
 //! A quantile is never fused: it selects among all rows of a segment at once.
 //!
@@ -92,6 +92,14 @@ fn can_fuse(graph: &LevelGraph, lower: NodeId, upper: NodeId, target: &Target) -
     let selects = |stage: &Stage| stage.reductions.iter().any(|reduction| reduction.reducer.class() == ReducerClass::Select);
     if below.iter().chain(above).any(selects) {
         return Err(Refusal::Selects);
+    }
+    let stages = below.len() + above.len();
+    if stages > target.fusion.stages {
+        return Err(Refusal::TooManyStages { stages, limit: target.fusion.stages });
+    }
+    let reductions = below.iter().chain(above).map(|stage| stage.reductions.len()).sum();
+    if reductions > target.fusion.reductions {
+        return Err(Refusal::TooManyReductions { reductions, limit: target.fusion.reductions });
     }
     let tables = |stages: &[Stage]| stages.iter().map(|stage| stage.table).collect::<SmallVec<[_; 4]>>();
     let (below, above) = (tables(below), tables(above));

@@ -1,7 +1,8 @@
 //! fuse-siblings: folds of the same rows by the same table read them once.
 //!
 //! Weights and answers to empty segments may differ; reductions that are equal in everything are made once. Refused where one of the two
-//! needs what the other makes (its weights, say), or where one is a quantile.
+//! needs what the other makes (its weights, say), where one is a quantile, or where one step would
+//! make more reductions than the target takes.
 
 use super::{Decision, Exactness, Names, Pass, Refusal};
 use crate::backend::Target;
@@ -24,7 +25,7 @@ impl Pass for FuseSiblings {
         Exactness::BitExact
     }
 
-    fn run(&self, graph: &mut LevelGraph, _target: &Target) -> Result<Vec<Decision>> {
+    fn run(&self, graph: &mut LevelGraph, target: &Target) -> Result<Vec<Decision>> {
         let mut decisions = Vec::new();
         let mut folds: Vec<NodeId> = Vec::new();
         for node in graph.topological() {
@@ -43,6 +44,13 @@ impl Pass for FuseSiblings {
                 if graph.reaches(*first, node) || graph.reaches(node, *first) {
                     let (first, second) = (Names::of(graph, *first), Names::of(graph, node));
                     decisions.push(Decision::RefusedSiblings { first, second, reason: Refusal::Depends });
+                    continue;
+                }
+                let (reductions, limit) = (other.reductions_with(&parts), target.fusion.reductions);
+                if reductions > limit {
+                    let (first, second) = (Names::of(graph, *first), Names::of(graph, node));
+                    let reason = Refusal::TooManyReductions { reductions, limit };
+                    decisions.push(Decision::RefusedSiblings { first, second, reason });
                     continue;
                 }
                 let read_bytes = other.load_bytes(graph);
@@ -98,6 +106,13 @@ impl Parts {
 
     fn selects(&self) -> bool {
         self.stage.reductions.iter().any(|reduction| reduction.reducer.class() == ReducerClass::Select)
+    }
+
+    /// How many reductions the two make as one.
+    fn reductions_with(&self, other: &Parts) -> usize {
+        let own = || self.stage.reductions.iter().zip(&self.weights);
+        let new = other.stage.reductions.iter().zip(&other.weights).filter(|reduction| !own().any(|known| known == *reduction));
+        self.stage.reductions.len() + new.count()
     }
 
     fn load_bytes(&self, graph: &LevelGraph) -> u64 {

@@ -1,6 +1,8 @@
 //! Tests of the passes: each pass alone, on the smallest graph that shows it, as inline snapshots. A graph is prepared by other passes only
 //! where the pass could not do anything otherwise.
 
+mod limits;
+
 use super::*;
 use crate::backend::FusionLimits;
 use crate::dtype::DType;
@@ -289,7 +291,7 @@ fn fuse_levels_refuses_a_table_out_of_order() {
 
 #[test]
 fn fuse_levels_refuses_units_that_do_not_balance() {
-    let target = Target { fusion: FusionLimits { unit_rows: 9, unit_share: 2 }, ..Target::new("test") };
+    let target = Target { fusion: FusionLimits { unit_rows: 9, unit_share: 2, ..FusionLimits::default() }, ..Target::new("test") };
     let graph = two_levels(Reducer::Mean, Reducer::Mean, lengths(&[8, 2, 3]), lengths(&[2, 1]));
     insta::assert_snapshot!(after_with(vec![Box::new(FuseTransposeReduce)], FuseLevels, graph, &target), @"
     table t0 word offsets 3 of 13 rows

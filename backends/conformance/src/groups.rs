@@ -126,6 +126,14 @@ impl Group {
     /// # Panics
     /// Where anything differs from what is wanted, with the case, the seed and the first element.
     pub fn run(self, make: &MakeBackend<'_>, threads: &[usize]) {
+        self.run_each(make, threads, 1);
+    }
+
+    /// [`run`](Self::run) with the first case and every `nth` one behind it: for backends that take long over each. Says how many that are.
+    ///
+    /// # Panics
+    /// As for `run`.
+    pub fn run_each(self, make: &MakeBackend<'_>, threads: &[usize], nth: usize) {
         let poisoned = |threads: Option<usize>| Config { threads, poison: Some(POISON) };
         let mut configs = vec![Config::default()];
         match threads {
@@ -160,7 +168,14 @@ impl Group {
             | Group::EncodedLevels
             | Group::Large
             | Group::RandomHierarchies
-            | Group::RandomGraphs => run_cases(&self.cases(), &backends),
+            | Group::RandomGraphs => {
+                let all = self.cases();
+                let cases: Vec<Case> = all.iter().step_by(nth.max(1)).cloned().collect();
+                if cases.len() < all.len() {
+                    println!("sampled: {} of {} cases of {self:?}", cases.len(), all.len());
+                }
+                run_cases(&cases, &backends)
+            }
         };
         if let Some(first) = failures.first() {
             let shown = failures.iter().take(8).map(String::as_str).collect::<Vec<_>>().join("\n  ");

@@ -1,5 +1,6 @@
 use super::trial::shuffled;
 use super::*;
+use crate::cuda::CudaOptions;
 use crate::failure::exit_code;
 use crate::ui::ColorChoice;
 use clap::Parser;
@@ -63,7 +64,7 @@ fn bench(arguments: &[&str], wrong_from: Option<u32>, most_checked: u64) -> CliR
         Some(from_run) if name == BackendName::Cpu => {
             Ok(Box::new(OffByOneBit { cpu: CpuBackend::builder().threads(1).build()?, from_run }) as Box<dyn Backend>)
         }
-        Some(_) | None => name.open(Some(1)),
+        Some(_) | None => name.open(Some(1), &CudaOptions::default()),
     };
     Session { args: &args, ui: &quiet(), open: &open, most_checked }.run()
 }

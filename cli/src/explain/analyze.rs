@@ -67,7 +67,7 @@ pub(super) fn run(hierarchy: Hierarchy, args: &ExplainArgs, ui: &Ui) -> CliResul
     let case = Case::of_hierarchy(hierarchy, &args.bind, args.seed)?;
     let inputs = case.inputs()?;
     let options = EngineOptions { opt: args.plan.opt_level(), without: args.plan.disable_pass.clone(), memory_limit: None };
-    let backend = args.target().open(args.threads)?;
+    let backend = args.target().open_measuring(args.threads, &args.cuda)?;
     let prepared = Engine::with_options(backend, options).prepare(case.hierarchy())?;
     let plan = prepared.plan();
     let mut outputs = output_tensors(plan)?;

@@ -112,7 +112,8 @@ fn a_spec_comes_from_stdin_too() {
 #[test]
 fn targets_are_named_in_plans() {
     assert_contains(&run(&["explain", &example("text.json"), "--target", "reference"]).ok(), "plan v1 target=reference");
-    assert_contains(&run(&["explain", &example("text.json"), "--target", "cuda"]).error(), "[backend-unavailable]");
+    assert_contains(&run(&["explain", &example("text.json"), "--target", "cuda"]).ok(), "plan v1 target=cuda align=256");
+    assert_contains(&run(&["explain", &example("text.json"), "--target", "auto"]).error(), "`auto` is not one backend");
 }
 
 #[test]

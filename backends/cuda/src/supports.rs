@@ -1,0 +1,67 @@
+//! What plans for this backend may contain. Known without a device, so that plans are made and read anywhere.
+
+use crate::args::{MOST_REDUCTIONS, MOST_STAGES};
+use levelfold::backend::{FusionLimits, Target};
+use levelfold::plan::{CopyKind, Fold, StepKind};
+use levelfold::{DType, Error, ErrorCode, Reducer};
+
+/// Arena buffers begin where a whole row of a warp's reads does.
+const ALIGN: u64 = 256;
+
+/// What the planner knows of this backend. The same for every device, so plans are too.
+///
+/// A unit of a fused fold is folded by one group of lanes, and a device runs thousands of those at once: so levels are fused while the largest unit is a few hundred
+/// rows, or a quarter of what a warp of a large device (132 multiprocessors of 24 warps) gets of all rows.
+pub fn target() -> Target {
+    let fusion = FusionLimits { unit_rows: 512, unit_share: 4 * 132 * 24, stages: MOST_STAGES, reductions: MOST_REDUCTIONS };
+    Target { align: ALIGN, fusion, supports, ..Target::new(crate::NAME) }
+}
+
+/// For an encoder in a plan that nobody planned for this target.
+pub(crate) fn no_encoders() -> Error {
+    Error::new(ErrorCode::Unsupported, "the CUDA kernels have no encoders")
+}
+
+fn supports(step: &StepKind) -> Result<(), String> {
+    match step {
+        StepKind::Fold(fold) => supports_fold(fold),
+        StepKind::Copy(copy) => match copy.what {
+            CopyKind::Segments { .. } | CopyKind::Spread { .. } | CopyKind::Rows | CopyKind::Gather | CopyKind::Columns => Ok(()),
+        },
+        StepKind::Encode(encode) => Err(format!("encoders ({}) have no kernels on the CUDA backend", encode.encoding.kernel.name())),
+    }
+}
+
+fn supports_fold(fold: &Fold) -> Result<(), String> {
+    if fold.stages.len() > MOST_STAGES {
+        return Err(format!("it folds {} levels in one step; CUDA kernels take up to {MOST_STAGES}", fold.stages.len()));
+    }
+    let reductions: Vec<_> = fold.stages.iter().flat_map(|stage| &stage.reductions).collect();
+    if reductions.len() > MOST_REDUCTIONS {
+        return Err(format!("it makes {} reductions in one step; CUDA kernels take up to {MOST_REDUCTIONS}", reductions.len()));
+    }
+    for reduction in reductions {
+        match reduction.reducer {
+            Reducer::Sum | Reducer::Mean | Reducer::Max | Reducer::Min | Reducer::Prod => {}
+            Reducer::Var { .. }
+            | Reducer::Std { .. }
+            | Reducer::L1
+            | Reducer::L2
+            | Reducer::First
+            | Reducer::Last
+            | Reducer::Count
+            | Reducer::ArgMax
+            | Reducer::ArgMin
+            | Reducer::LogSumExp
+            | Reducer::SoftMax
+            | Reducer::Quantile(_) => return Err(format!("`{}` has no kernel on the CUDA backend", reduction.reducer)),
+        }
+        match reduction.dtype {
+            DType::F32 | DType::F64 | DType::F16 | DType::BF16 => {}
+            DType::U8 | DType::U16 | DType::U32 | DType::I32 | DType::I64 => {
+                return Err(format!("a level of {} holds no values", reduction.dtype));
+            }
+        }
+    }
+    Ok(())
+}

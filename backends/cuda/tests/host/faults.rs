@@ -1,0 +1,128 @@
+//! Faults while plans are compiled and run: one clear error each, and the executable runs on.
+
+use super::{Fake, data, fold, hierarchy, wanted};
+use levelfold::backend::Backend;
+use levelfold::encoder::{Activation, RowOp};
+use levelfold::graph::GraphBuilder;
+use levelfold::{DType, Engine, ErrorCode};
+use std::sync::Arc;
+
+/// Lets the n-th event of a kind fail, for n = 1, 2, … until nothing fails any more, while a plan is compiled and run three times (launched, recorded,
+/// replayed). Returns how many failed.
+fn each_in_turn(fake: &Fake, fault: &str, code: ErrorCode) -> u32 {
+    let wanted = wanted(1);
+    for n in 1..200 {
+        let engine = Engine::new(fake.backend());
+        let prepared = match engine.prepare(&hierarchy()) {
+            Ok(prepared) => prepared,
+            Err(error) => panic!("before any fault: {error}"),
+        };
+        fake.set(fault, n);
+        let mut failed = 0;
+        for _ in 0..3 {
+            match fold(&prepared, &data(1)) {
+                Ok(folded) => assert_eq!(folded, wanted, "{fault} {n}"),
+                Err(error) => {
+                    assert_eq!(error.code(), code, "{fault} {n}: {error}");
+                    failed += 1;
+                }
+            }
+        }
+        fake.set(fault, 0);
+        for run in 0..3 {
+            assert_eq!(fold(&prepared, &data(1)).expect("it runs on"), wanted, "{fault} {n}, run {run} after it");
+        }
+        assert!(failed <= 1, "{fault} {n}: one fault, {failed} errors");
+        if failed == 0 {
+            return u32::try_from(n).expect("few") - 1;
+        }
+    }
+    panic!("{fault} never ends");
+}
+
+#[test]
+fn every_allocation_of_device_memory_may_fail() {
+    let Some(fake) = Fake::take() else { return };
+    let failed = each_in_turn(&fake, "oom", ErrorCode::MemoryLimit);
+    println!("{failed} allocations failed, each in its turn");
+    // Two tables at least, constants, scratch, arena, an input and two outputs.
+    assert!(failed >= 8, "{failed}");
+}
+
+#[test]
+fn every_allocation_of_pinned_memory_may_fail() {
+    let Some(fake) = Fake::take() else { return };
+    assert!(each_in_turn(&fake, "pinned", ErrorCode::MemoryLimit) >= 2);
+}
+
+#[test]
+fn every_launch_may_be_refused() {
+    let Some(fake) = Fake::take() else { return };
+    let failed = each_in_turn(&fake, "launch", ErrorCode::Device);
+    println!("{failed} launches were refused, each in its turn");
+    // Launched one by one, and recorded.
+    assert!(failed >= 8, "{failed}");
+}
+
+#[test]
+fn every_kernel_may_fail_while_it_runs() {
+    let Some(fake) = Fake::take() else { return };
+    assert!(each_in_turn(&fake, "crash", ErrorCode::Device) >= 12);
+}
+
+#[test]
+fn memory_that_does_not_suffice_is_refused_before_any_is_taken() {
+    let Some(fake) = Fake::take() else { return };
+    let before = fake.get("allocations");
+    let engine = Engine::new(fake.builder().memory_limit(20_000).build().expect("the fake device"));
+    let prepared = engine.prepare(&hierarchy()).expect("tables and arena fit");
+    let error = fold(&prepared, &data(1)).expect_err("too little");
+    assert_eq!(error.code(), ErrorCode::MemoryLimit, "{error}");
+    assert!(error.message().contains("the limit is 20000"), "{error}");
+    let engine = Engine::new(fake.builder().memory_limit(1000).build().expect("the fake device"));
+    assert_eq!(engine.prepare(&hierarchy()).err().expect("too little").code(), ErrorCode::MemoryLimit);
+    fake.set("memory", 30_000);
+    let engine = Engine::new(fake.backend());
+    let prepared = engine.prepare(&hierarchy()).expect("tables and arena fit");
+    let error = fold(&prepared, &data(1)).expect_err("too little");
+    assert_eq!(error.code(), ErrorCode::MemoryLimit, "{error}");
+    assert!(error.message().contains("has 30000 free of 30000"), "{error}");
+    assert_eq!(fake.get("allocations"), before, "nothing was taken");
+    fake.set("memory", 8 << 30);
+    assert_eq!(fold(&prepared, &data(1)).expect("it runs on"), wanted(1));
+}
+
+#[test]
+fn nothing_is_taken_after_the_first_run_and_all_of_it_is_handed_on() {
+    let Some(fake) = Fake::take() else { return };
+    let none = fake.get("allocations");
+    let engine = Engine::new(fake.backend());
+    let prepared = engine.prepare(&hierarchy()).expect("a plan");
+    fold(&prepared, &data(1)).expect("a run");
+    let (count, bytes) = (fake.get("allocations"), fake.get("bytes"));
+    for seed in 1..4 {
+        assert_eq!(fold(&prepared, &data(seed)).expect("a run"), wanted(seed));
+    }
+    drop(prepared);
+    let prepared = engine.prepare(&hierarchy()).expect("a plan");
+    fold(&prepared, &data(1)).expect("a run");
+    assert_eq!((fake.get("allocations"), fake.get("bytes")), (count, bytes));
+    drop(prepared);
+    drop(engine);
+    assert_eq!(fake.get("allocations"), none, "all of it is given back");
+}
+
+#[test]
+fn plans_for_others_and_encoders_are_refused() {
+    let Some(fake) = Fake::take() else { return };
+    let engine = Engine::new(levelfold_reference::ReferenceBackend::new());
+    let plan = Arc::clone(engine.prepare(&hierarchy()).expect("a plan").plan());
+    assert_eq!(fake.backend().compile(&plan).err().expect("another target").code(), ErrorCode::WrongTarget);
+    let mut b = GraphBuilder::new();
+    let x = b.input("x", DType::F32, 4, 2).expect("an input");
+    let y = b.map(x, &RowOp::Activate(Activation::Relu)).expect("an activation");
+    b.output("y", y).expect("an output");
+    let error = Engine::new(fake.backend()).prepare_graph(b.finish().expect("a graph")).err().expect("no encoders");
+    assert_eq!(error.code(), ErrorCode::Unsupported);
+    assert!(error.to_string().contains("have no kernels on the CUDA backend"), "{error}");
+}
