@@ -374,7 +374,18 @@ pub fn reducer_code(reducer: Reducer) -> u32 {
         Reducer::Min => 3,
         Reducer::Prod => 4,
         // No kernel has these: a step with one is refused before.
-        _ => u32::MAX,
+        Reducer::Var { .. }
+        | Reducer::Std { .. }
+        | Reducer::L1
+        | Reducer::L2
+        | Reducer::First
+        | Reducer::Last
+        | Reducer::Count
+        | Reducer::ArgMax
+        | Reducer::ArgMin
+        | Reducer::LogSumExp
+        | Reducer::SoftMax
+        | Reducer::Quantile(_) => u32::MAX,
     }
 }
 
