@@ -220,6 +220,8 @@ impl<'a> Walker<'a> {
             out_size: reduction.size,
             weights: reduction.weights.map(|view| self.memory[view.index()]),
             divides: reduction.reducer == Reducer::Mean,
+            accumulate: reduction.kernels.accumulate,
+            finish_block: reduction.kernels.finish_block,
             fill: reduction.fill,
             tiled: k > 0 || step.tiled,
         };

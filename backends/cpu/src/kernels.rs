@@ -95,6 +95,9 @@ pub(crate) struct Run<'a> {
     pub(crate) weights: Option<Memory>,
     /// Whether results are divided by how many rows they have, or by the sum of the weights.
     pub(crate) divides: bool,
+    /// What the rarer kinds of runs go through.
+    pub(crate) accumulate: unsafe fn(&Block),
+    pub(crate) finish_block: FinishBlock,
     /// One element of an empty segment's row, in the first bytes.
     pub(crate) fill: [u8; 8],
     /// Whether rows that are wider than the registers are taken in tiles of columns.
@@ -110,6 +113,8 @@ pub(crate) enum Source {
     Pointers(*const *const u8),
 }
 
+/// Rounds an accumulator to a dense row, divided by a divisor (of the accumulator's type) where there is one.
+pub(crate) type FinishBlock = unsafe fn(*const u8, *mut u8, usize, *const u8);
 pub(crate) type FoldRun = unsafe fn(&Run<'_>, u64, u64, &mut u64) -> u64;
 
 /// What one reduction of one stage runs, over `features` elements each.
@@ -120,6 +125,8 @@ pub(crate) struct Kernels {
     pub(crate) fold_run: FoldRun,
     /// Adds rows to an accumulator that starts anew.
     pub(crate) accumulate: unsafe fn(&Block),
+    /// Rounds an accumulator to a row.
+    pub(crate) finish_block: FinishBlock,
     /// tree slot = accumulator, widened.
     pub(crate) store: unsafe fn(*mut f64, *const u8, usize),
     /// tree slot = combine(tree slot, accumulator).
@@ -132,7 +139,7 @@ pub(crate) struct Kernels {
 
 /// One module an instruction set: the same bodies, compiled for it.
 macro_rules! compiled_for {
-    ($module:ident, $vectors:ident $(, #[$feature:meta])?) => {
+    ($module:ident, $vectors:ident, $in_registers:expr $(, #[$feature:meta])?) => {
         mod $module {
             use super::*;
 
@@ -145,13 +152,7 @@ macro_rules! compiled_for {
             $(#[$feature])?
             unsafe fn fold_run<T: Cell, R: VectorOp>(run: &Run<'_>, first: u64, last: u64, rows: &mut u64) -> u64 {
                 // SAFETY: the caller's promise is passed on.
-                unsafe { body::fold_run::<T, T::$vectors, R, true>(run, first, last, rows, accumulate::<T, R>, finish_block::<T, T>) }
-            }
-
-            $(#[$feature])?
-            unsafe fn fold_run_as<T: Cell, R: VectorOp, O: Value>(run: &Run<'_>, first: u64, last: u64, rows: &mut u64) -> u64 {
-                // SAFETY: the caller's promise is passed on.
-                unsafe { body::fold_run::<T, T::$vectors, R, false>(run, first, last, rows, accumulate::<T, R>, finish_block::<T, O>) }
+                unsafe { body::fold_run::<T, T::$vectors, R>(run, first, last, rows) }
             }
 
             $(#[$feature])?
@@ -185,9 +186,11 @@ macro_rules! compiled_for {
             }
 
             pub(super) fn kernels<T: Cell, R: VectorOp, O: Value>() -> Kernels {
+                let in_registers = $in_registers && R::COMMON && T::DTYPE == O::DTYPE;
                 Kernels {
-                    fold_run: if T::DTYPE == O::DTYPE { fold_run::<T, R> } else { fold_run_as::<T, R, O> },
+                    fold_run: if in_registers { fold_run::<T, R> } else { body::fold_run_through::<T::Acc> },
                     accumulate: accumulate::<T, R>,
+                    finish_block: finish_block::<T::Wide, O>,
                     store: store::<T::Acc>,
                     combine_block: combine_block::<T::Acc, R>,
                     combine: combine::<R>,
@@ -198,11 +201,12 @@ macro_rules! compiled_for {
     };
 }
 
-compiled_for!(baseline, Portable);
+// Where all machines but very old ones have more, its runs take the longer way: it is the same loops.
+compiled_for!(baseline, Portable, cfg!(not(target_arch = "x86_64")));
 #[cfg(target_arch = "x86_64")]
-compiled_for!(avx2, Avx2, #[target_feature(enable = "avx2,f16c")]);
+compiled_for!(avx2, Avx2, true, #[target_feature(enable = "avx2,f16c")]);
 #[cfg(target_arch = "x86_64")]
-compiled_for!(avx512, Avx512, #[target_feature(enable = "avx2,f16c,avx512f,avx512bw,avx512dq,avx512vl")]);
+compiled_for!(avx512, Avx512, true, #[target_feature(enable = "avx2,f16c,avx512f,avx512bw,avx512dq,avx512vl")]);
 
 /// The kernels of a reduction; `None` where a type is not one of values.
 pub(crate) fn select(isa: Isa, input: DType, reducer: Reducer, output: DType) -> Option<Kernels> {

@@ -72,6 +72,8 @@ pub(crate) trait Lanes<T: Value>: Vector<Acc = T::Acc> + Fused {
 
 /// A type of values, and the vectors that it is accumulated in.
 pub(crate) trait Cell: Value {
+    /// The cell of the same accumulators that are elements themselves: what works on accumulators alone is compiled once for it.
+    type Wide: Cell;
     type Portable: Lanes<Self>;
     #[cfg(target_arch = "x86_64")]
     type Avx2: Lanes<Self>;
@@ -80,8 +82,9 @@ pub(crate) trait Cell: Value {
 }
 
 macro_rules! cells {
-    ($($cell:ty => $portable:ty, $avx2:ident, $avx512:ident;)*) => {$(
+    ($($cell:ty => $wide:ty, $portable:ty, $avx2:ident, $avx512:ident;)*) => {$(
         impl Cell for $cell {
+            type Wide = $wide;
             type Portable = $portable;
             #[cfg(target_arch = "x86_64")]
             type Avx2 = x86::$avx2;
@@ -92,14 +95,16 @@ macro_rules! cells {
 }
 
 cells! {
-    f32 => Portable<f32, 4>, F32x8, F32x16;
-    f16 => Portable<f32, 4>, F32x8, F32x16;
-    bf16 => Portable<f32, 4>, F32x8, F32x16;
-    f64 => Portable<f64, 2>, F64x4, F64x8;
+    f32 => f32, Portable<f32, 4>, F32x8, F32x16;
+    f16 => f32, Portable<f32, 4>, F32x8, F32x16;
+    bf16 => f32, Portable<f32, 4>, F32x8, F32x16;
+    f64 => f64, Portable<f64, 2>, F64x4, F64x8;
 }
 
 /// The operation of a reducer on vectors.
 pub(crate) trait VectorOp: ReduceOp {
+    /// Whether runs of short segments get a form of their own, in registers: a large part of what there is to compile.
+    const COMMON: bool;
     /// One more row.
     ///
     /// # Safety
@@ -108,8 +113,10 @@ pub(crate) trait VectorOp: ReduceOp {
 }
 
 macro_rules! vector_op {
-    ($($op:ident => $method:ident),*) => {$(
+    ($($op:ident => $method:ident, $common:literal;)*) => {$(
         impl VectorOp for $op {
+            const COMMON: bool = $common;
+
             #[inline(always)]
             unsafe fn push_vector<X: Vector>(acc: X, x: X) -> X {
                 // SAFETY: the caller's promise.
@@ -119,7 +126,12 @@ macro_rules! vector_op {
     )*};
 }
 
-vector_op!(AddOp => add, MulOp => mul, MaxOp => maximum, MinOp => minimum);
+vector_op! {
+    AddOp => add, true;
+    MulOp => mul, false;
+    MaxOp => maximum, true;
+    MinOp => minimum, true;
+}
 
 /// Lanes as an array, which the compiler turns into whatever vectors the architecture has.
 #[derive(Clone, Copy)]

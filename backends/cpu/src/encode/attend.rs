@@ -4,7 +4,7 @@
 //! neighbouring keys, and values get a column of ones, whose weighted sum is the sum of exponentials from left to right. States of
 //! key blocks go to a binary counter in f64, whose depth grows with the logarithm of the segment: nothing else grows with it.
 
-use super::matmul::{Fused, Product, product};
+use super::matmul::{Fused, Product};
 use super::rows;
 use crate::memory::Memory;
 use crate::vector::Lanes;
@@ -86,9 +86,9 @@ pub(crate) struct Queries {
 /// Attends. Results are numbers of `T`, or still to be rounded to it.
 ///
 /// # Safety
-/// The view is of type `T` and has these rows; scratch is as large as the shape says, and nobody else's.
+/// The view is of type `T` and has these rows; `product` is that of the same vectors; scratch is as large as the shape says, and nobody else's.
 #[inline(always)]
-pub(crate) unsafe fn attend<T: Value, V: Lanes<T>>(shape: &Shape, q: &Queries) {
+pub(crate) unsafe fn attend<T: Value, V: Lanes<T>>(shape: &Shape, q: &Queries, product: unsafe fn(&Product<u8>)) {
     let features = shape.heads * shape.width;
     let scratch = q.numbers.cast::<V::Acc>();
     let own = T::DTYPE == <V::Acc as levelfold::dtype::Element>::DTYPE && q.qkv.is_dense();
@@ -121,7 +121,7 @@ pub(crate) unsafe fn attend<T: Value, V: Lanes<T>>(shape: &Shape, q: &Queries) {
                 let keys = (pairs.add(column), pair_stride);
                 let values = (pairs.add(features + column), pair_stride);
                 let weighted = scratch.add(shape.weighted);
-                let maxima = one_block::<V>(shape, scratch, &one, keys, values);
+                let maxima = one_block::<V>(shape, scratch, &one, keys, values, product);
                 if blocks == 1 {
                     for row in 0..q.rows {
                         let from = std::slice::from_raw_parts(weighted.add(row * shape.value_stride), shape.width + 1);
@@ -170,6 +170,7 @@ unsafe fn one_block<V: Fused>(
     block: &Block<V::Acc>,
     keys: (*const V::Acc, isize),
     values: (*const V::Acc, isize),
+    product: unsafe fn(&Product<u8>),
 ) -> [V::Acc; BLOCK_ROWS] {
     let width = shape.width;
     let mut maxima = [V::Acc::default(); BLOCK_ROWS];
@@ -189,19 +190,22 @@ unsafe fn one_block<V: Fused>(
         let mut column = 0;
         while column < block.count {
             let columns = super::matmul::panel_columns::<V>().min((block.count - column).next_multiple_of(V::LANES));
-            product::<V>(&Product {
-                x: block.queries,
-                x_stride: block.query_stride,
-                rows: block.rows,
-                depth: width,
-                b: turned.add(column),
-                b_stride: BLOCK_ROWS,
-                first: std::ptr::null(),
-                out: scores.add(column),
-                out_stride: BLOCK_ROWS as isize,
-                columns,
-                exact: false,
-            });
+            product(
+                &Product::<V::Acc> {
+                    x: block.queries,
+                    x_stride: block.query_stride,
+                    rows: block.rows,
+                    depth: width,
+                    b: turned.add(column),
+                    b_stride: BLOCK_ROWS,
+                    first: std::ptr::null(),
+                    out: scores.add(column),
+                    out_stride: BLOCK_ROWS as isize,
+                    columns,
+                    exact: false,
+                }
+                .cast(),
+            );
             column += columns;
         }
         let seen = |row: usize| block.ahead.map_or(block.count, |ahead| ahead + row + 1);
@@ -221,19 +225,22 @@ unsafe fn one_block<V: Fused>(
             let mut column = 0;
             while column <= width {
                 let columns = super::matmul::panel_columns::<V>().min((width + 1 - column).next_multiple_of(V::LANES));
-                product::<V>(&Product {
-                    x: scores.add(row * BLOCK_ROWS),
-                    x_stride: BLOCK_ROWS as isize,
-                    rows: together,
-                    depth: seen(row),
-                    b: panel.add(column),
-                    b_stride: shape.value_stride,
-                    first: std::ptr::null(),
-                    out: weighted.add(row * shape.value_stride + column),
-                    out_stride: shape.value_stride as isize,
-                    columns,
-                    exact: false,
-                });
+                product(
+                    &Product::<V::Acc> {
+                        x: scores.add(row * BLOCK_ROWS),
+                        x_stride: BLOCK_ROWS as isize,
+                        rows: together,
+                        depth: seen(row),
+                        b: panel.add(column),
+                        b_stride: shape.value_stride,
+                        first: std::ptr::null(),
+                        out: weighted.add(row * shape.value_stride + column),
+                        out_stride: shape.value_stride as isize,
+                        columns,
+                        exact: false,
+                    }
+                    .cast(),
+                );
                 column += columns;
             }
             row += together;

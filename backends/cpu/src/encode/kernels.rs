@@ -75,26 +75,14 @@ macro_rules! compiled_for {
             unsafe fn product<T: Cell>(p: &Product<u8>) {
                 // SAFETY: as above.
                 unsafe {
-                    matmul::product::<T::$vectors>(&Product {
-                        x: p.x.cast(),
-                        x_stride: p.x_stride,
-                        rows: p.rows,
-                        depth: p.depth,
-                        b: p.b.cast(),
-                        b_stride: p.b_stride,
-                        first: p.first.cast(),
-                        out: p.out.cast(),
-                        out_stride: p.out_stride,
-                        columns: p.columns,
-                        exact: p.exact,
-                    });
+                    matmul::product::<T::$vectors>(&p.cast());
                 }
             }
 
             $(#[$feature])?
             unsafe fn attend<T: Cell>(shape: &Shape, queries: &Queries) {
                 // SAFETY: as above.
-                unsafe { attend::attend::<T, T::$vectors>(shape, queries) }
+                unsafe { attend::attend::<T, T::$vectors>(shape, queries, product::<T::Wide>) }
             }
 
             $(#[$feature])?
@@ -165,15 +153,15 @@ macro_rules! compiled_for {
                     load: load::<T>,
                     store: store::<T>,
                     round: round::<T>,
-                    product: product::<T>,
+                    product: product::<T::Wide>,
                     attend: attend::<T>,
-                    convolve: convolve::<T>,
-                    activate: activate::<T>,
-                    scale: scale::<T>,
-                    add: add::<T>,
-                    norm: norm::<T>,
-                    rotate: rotate::<T>,
-                    cast: [cast::<T, f32>, cast::<T, f64>, cast::<T, f16>, cast::<T, bf16>],
+                    convolve: convolve::<T::Wide>,
+                    activate: activate::<T::Wide>,
+                    scale: scale::<T::Wide>,
+                    add: add::<T::Wide>,
+                    norm: norm::<T::Wide>,
+                    rotate: rotate::<T::Wide>,
+                    cast: [cast::<T::Wide, f32>, cast::<T::Wide, f64>, cast::<T::Wide, f16>, cast::<T::Wide, bf16>],
                 }
             }
         }

@@ -84,6 +84,26 @@ pub(crate) struct Product<A> {
     pub(crate) exact: bool,
 }
 
+impl<A> Product<A> {
+    /// The same addresses, of elements of another name.
+    #[inline(always)]
+    pub(crate) fn cast<B>(&self) -> Product<B> {
+        Product {
+            x: self.x.cast(),
+            x_stride: self.x_stride,
+            rows: self.rows,
+            depth: self.depth,
+            b: self.b.cast(),
+            b_stride: self.b_stride,
+            first: self.first.cast(),
+            out: self.out.cast(),
+            out_stride: self.out_stride,
+            columns: self.columns,
+            exact: self.exact,
+        }
+    }
+}
+
 /// Computes a product, and makes NaNs canonical.
 ///
 /// # Safety

@@ -278,34 +278,27 @@ macro_rules! each_segment {
     }};
 }
 
-/// See [`Kernels::fold_run`](super::Kernels::fold_run). `SAME` where results have the type of rows: they are then written from registers.
+/// See [`Kernels::fold_run`](super::Kernels::fold_run). Results have the type of rows, and are written from registers.
 #[inline(always)]
-pub(super) unsafe fn fold_run<T: Value, X: Lanes<T>, R: VectorOp, const SAME: bool>(
-    run: &Run<'_>,
-    first: u64,
-    last: u64,
-    rows_read: &mut u64,
-    accumulate: unsafe fn(&Block),
-    finish: unsafe fn(*const u8, *mut u8, usize, *const u8),
-) -> u64 {
+pub(super) unsafe fn fold_run<T: Value, X: Lanes<T>, R: VectorOp>(run: &Run<'_>, first: u64, last: u64, rows_read: &mut u64) -> u64 {
     let Run { features, tiled, .. } = *run;
     let acc = run.acc.cast::<T::Acc>();
     // SAFETY: the caller's rows, weights and results.
     unsafe {
         match (run.source, run.weights) {
-            (Source::Strided { start: base, stride }, None) if SAME => {
+            (Source::Strided { start: base, stride }, None) => {
                 each_segment!(run, first, last, rows_read, |start, _unused, count, out| {
                     let rows = &Strided { start: base.wrapping_offset(start as isize * stride), stride };
                     let input = Input::<T, _, false> { rows, count, features, weights: std::ptr::null(), acc, tiled };
                     input.fold::<X, R>(&ToRow::<T> { out: out.cast(), divisor: divisor_of::<T::Acc>(run, count) });
                 })
             }
-            (Source::Pointers(all), None) if SAME => each_segment!(run, first, last, rows_read, |_start, at, count, out| {
+            (Source::Pointers(all), None) => each_segment!(run, first, last, rows_read, |_start, at, count, out| {
                 let rows = &Pointers(all.add(at));
                 let input = Input::<T, _, false> { rows, count, features, weights: std::ptr::null(), acc, tiled };
                 input.fold::<X, R>(&ToRow::<T> { out: out.cast(), divisor: divisor_of::<T::Acc>(run, count) });
             }),
-            (Source::Strided { start: base, stride }, Some(memory)) if SAME => {
+            (Source::Strided { start: base, stride }, Some(memory)) => {
                 each_segment!(run, first, last, rows_read, |start, _unused, count, out| {
                     let mut weights = [T::Acc::default(); BLOCK_ROWS];
                     let sum = load_weights::<T::Acc>(memory, start, &mut weights[..count]);
@@ -315,28 +308,36 @@ pub(super) unsafe fn fold_run<T: Value, X: Lanes<T>, R: VectorOp, const SAME: bo
                     input.fold::<X, R>(&ToRow::<T> { out: out.cast(), divisor });
                 })
             }
-            // What is rarer goes through the accumulator in memory.
-            (source, weighted) => each_segment!(run, first, last, rows_read, |start, at, count, out| {
-                let (mut divisor, mut weights) = (divisor_of::<T::Acc>(run, count), [T::Acc::default(); BLOCK_ROWS]);
-                if let Some(memory) = weighted {
-                    divisor = load_weights::<T::Acc>(memory, start, &mut weights[..count]);
-                }
-                let mut pointers = [std::ptr::null::<u8>(); BLOCK_ROWS];
-                let rows = match source {
-                    Source::Pointers(all) => all.add(at),
-                    Source::Strided { start: base, stride } => {
-                        for (index, row) in pointers[..count].iter_mut().enumerate() {
-                            *row = base.wrapping_offset((start + index) as isize * stride);
-                        }
-                        pointers.as_ptr()
-                    }
-                };
-                let weights = if weighted.is_some() { weights.as_ptr().cast() } else { std::ptr::null() };
-                accumulate(&Block { acc: run.acc, rows, count, features, weights, tiled });
-                let divisor = if run.divides { std::ptr::from_ref(&divisor).cast() } else { std::ptr::null() };
-                finish(run.acc, out, features, divisor);
-            }),
+            (Source::Pointers(_), Some(_)) => fold_run_through::<T::Acc>(run, first, last, rows_read),
         }
+    }
+}
+
+/// See [`Kernels::fold_run`](super::Kernels::fold_run): what is rarer goes through the accumulator in memory, and through other kernels.
+pub(super) unsafe fn fold_run_through<A: Accumulator>(run: &Run<'_>, first: u64, last: u64, rows_read: &mut u64) -> u64 {
+    let Run { features, tiled, .. } = *run;
+    // SAFETY: the caller's rows, weights and results.
+    unsafe {
+        each_segment!(run, first, last, rows_read, |start, at, count, out| {
+            let (mut divisor, mut weights) = (divisor_of::<A>(run, count), [A::default(); BLOCK_ROWS]);
+            if let Some(memory) = run.weights {
+                divisor = load_weights::<A>(memory, start, &mut weights[..count]);
+            }
+            let mut pointers = [std::ptr::null::<u8>(); BLOCK_ROWS];
+            let rows = match run.source {
+                Source::Pointers(all) => all.add(at),
+                Source::Strided { start: base, stride } => {
+                    for (index, row) in pointers[..count].iter_mut().enumerate() {
+                        *row = base.wrapping_offset((start + index) as isize * stride);
+                    }
+                    pointers.as_ptr()
+                }
+            };
+            let weights = if run.weights.is_some() { weights.as_ptr().cast() } else { std::ptr::null() };
+            (run.accumulate)(&Block { acc: run.acc, rows, count, features, weights, tiled });
+            let divisor = if run.divides { std::ptr::from_ref(&divisor).cast() } else { std::ptr::null() };
+            (run.finish_block)(run.acc, out, features, divisor);
+        })
     }
 }
 
