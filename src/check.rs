@@ -142,7 +142,7 @@ fn graph_terms(graph: &LevelGraph, terms: &mut Terms) -> Result<Wanted> {
                     return Err(Error::new(ErrorCode::GraphInvalid, format!("{node} reduces what is not ragged")));
                 };
                 let weights = if reduction.weighted { Some(operand(1)?) } else { None };
-                let how = term::How { reducer: reduction.reducer, on_empty: reduction.on_empty, dtype: reduction.dtype };
+                let how = term::How { reducer: reduction.reducer.clone(), on_empty: reduction.on_empty, dtype: reduction.dtype };
                 vec![terms.fold(operand(0)?, &term::GraphTables(graph), table, how, weights)?]
             }
             Op::Fold { load, stages } => {
@@ -155,7 +155,7 @@ fn graph_terms(graph: &LevelGraph, terms: &mut Terms) -> Result<Wanted> {
                     let first = results.len();
                     for reduction in &stage.reductions {
                         let weight = if reduction.weighted { weights.next().map(operand).transpose()? } else { None };
-                        let how = term::How { reducer: reduction.reducer, on_empty: reduction.on_empty, dtype: reduction.dtype };
+                        let how = term::How { reducer: reduction.reducer.clone(), on_empty: reduction.on_empty, dtype: reduction.dtype };
                         results.push(terms.fold(rows, &term::GraphTables(graph), stage.table, how, weight)?);
                     }
                     if let Some(next) = stages.get(index + 1) {
@@ -194,7 +194,7 @@ fn run_fold(plan: &Plan, fold: &Fold, memory: &mut Memory<'_>, terms: &mut Terms
         let mut results = Vec::new();
         for reduction in &stage.reductions {
             let weights = reduction.weights.map(|weights| memory.read(weights, terms)).transpose()?;
-            let how = term::How { reducer: reduction.reducer, on_empty: reduction.on_empty, dtype: reduction.dtype };
+            let how = term::How { reducer: reduction.reducer.clone(), on_empty: reduction.on_empty, dtype: reduction.dtype };
             let term = terms.fold(rows, &term::PlanTables(plan), stage.table, how, weights)?;
             results.push(term);
             writes.extend(reduction.write.map(|view| (view, term)));

@@ -138,7 +138,7 @@ pub enum Role {
 }
 
 /// One reducer over the segments of a stage.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reduction {
     /// Which reducer.
     pub reducer: Reducer,

@@ -170,7 +170,7 @@ impl Lowering<'_> {
                 let weights = operands.get(1).map(|weights| self.view(*weights)).transpose()?;
                 let write = self.storage.whole(&mut self.plan, graph, value, &self.tables, ".reduce")?;
                 let reduction = Reduction {
-                    reducer: reduction.reducer,
+                    reducer: reduction.reducer.clone(),
                     weights,
                     on_empty: reduction.on_empty,
                     dtype: reduction.dtype,
@@ -206,7 +206,7 @@ impl Lowering<'_> {
                             Some(self.storage.fold_result(&mut self.plan, graph, value, &self.tables, stage.table, &sibling)?)
                         };
                         reductions.push(Reduction {
-                            reducer: reduction.reducer,
+                            reducer: reduction.reducer.clone(),
                             weights,
                             on_empty: reduction.on_empty,
                             dtype: reduction.dtype,

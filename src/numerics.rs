@@ -345,15 +345,15 @@ reduce_op!(MinOp, f64::INFINITY, minimum);
 
 /// The result of a plain reducer over a segment of one block (n ≤ [`BLOCK_ROWS`]), in the accumulator's type. `weight` is the block's Σw where weighted.
 #[inline(always)]
-pub fn finish_block<A: Accumulator>(reducer: Reducer, acc: A, n: u64, weight: Option<A>) -> A {
+pub fn finish_block<A: Accumulator>(reducer: &Reducer, acc: A, n: u64, weight: Option<A>) -> A {
     // n ≤ 32 is exact in any accumulator.
-    if reducer == Reducer::Mean { acc.div(weight.unwrap_or_else(|| A::of_f64(count_to_f64(n)))) } else { acc }
+    if *reducer == Reducer::Mean { acc.div(weight.unwrap_or_else(|| A::of_f64(count_to_f64(n)))) } else { acc }
 }
 
 /// The result of a plain reducer over a segment of several blocks, in f64. `weight` is the tree's Σw where weighted.
 #[inline(always)]
-pub fn finish_tree(reducer: Reducer, acc: f64, n: u64, weight: Option<f64>) -> f64 {
-    if reducer == Reducer::Mean { acc / weight.unwrap_or_else(|| count_to_f64(n)) } else { acc }
+pub fn finish_tree(reducer: &Reducer, acc: f64, n: u64, weight: Option<f64>) -> f64 {
+    if *reducer == Reducer::Mean { acc / weight.unwrap_or_else(|| count_to_f64(n)) } else { acc }
 }
 
 /// A count of rows in f64: exact up to 2^53, to nearest above.

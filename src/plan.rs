@@ -327,7 +327,7 @@ pub struct Stage {
 }
 
 /// One reducer over the segments of a stage.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Reduction {
     /// Which reducer.

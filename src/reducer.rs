@@ -28,7 +28,7 @@ use std::str::FromStr;
 /// | `argmax`, `argmin` | where in its segment the largest, the smallest value stands, as i64: the first of equal ones, the first NaN before all | no | error |
 ///
 /// In which order, and in which arithmetic, is fixed: see [`numerics`](crate::numerics).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Reducer {
     /// Σx, or Σwx.
     Sum,
@@ -149,7 +149,7 @@ impl Reducer {
     pub const PLAIN: [Reducer; 5] = [Reducer::Sum, Reducer::Mean, Reducer::Max, Reducer::Min, Reducer::Prod];
 
     /// The name, without parameters.
-    pub fn name(self) -> &'static str {
+    pub fn name(&self) -> &'static str {
         match self {
             Reducer::Sum => "sum",
             Reducer::Mean => "mean",
@@ -173,7 +173,7 @@ impl Reducer {
     }
 
     /// How much of a segment it has to see at once.
-    pub fn class(self) -> ReducerClass {
+    pub fn class(&self) -> ReducerClass {
         match self {
             Reducer::Sum | Reducer::Mean | Reducer::Max | Reducer::Min | Reducer::Prod => ReducerClass::Plain,
             Reducer::Var { .. }
@@ -192,7 +192,7 @@ impl Reducer {
     }
 
     /// Whether a weighted form exists.
-    pub fn takes_weights(self) -> bool {
+    pub fn takes_weights(&self) -> bool {
         match self {
             Reducer::Sum
             | Reducer::Mean
@@ -215,12 +215,12 @@ impl Reducer {
     }
 
     /// Whether it has to have them: they are its scores.
-    pub fn needs_weights(self) -> bool {
-        self == Reducer::SoftMax
+    pub fn needs_weights(&self) -> bool {
+        *self == Reducer::SoftMax
     }
 
     /// Whether it divides by its weights, so that they must not be negative, NaN, or 0 in all rows of a segment.
-    pub fn divides_by_weights(self) -> bool {
+    pub fn divides_by_weights(&self) -> bool {
         match self {
             Reducer::Mean | Reducer::Var { .. } | Reducer::Std { .. } => true,
             Reducer::Sum
@@ -241,7 +241,7 @@ impl Reducer {
     }
 
     /// Whether its results are positions (i64), and not numbers of the level's type.
-    pub fn gives_positions(self) -> bool {
+    pub fn gives_positions(&self) -> bool {
         match self {
             Reducer::ArgMax | Reducer::ArgMin => true,
             Reducer::Sum
@@ -263,17 +263,17 @@ impl Reducer {
     }
 
     /// Whether results can have this type: positions are i64, everything else is a float.
-    pub fn can_give(self, dtype: DType) -> bool {
+    pub fn can_give(&self, dtype: DType) -> bool {
         if self.gives_positions() { dtype == DType::I64 } else { dtype.is_float() }
     }
 
     /// The type of its results unless the user says otherwise, over rows of a type.
-    pub fn result_dtype(self, rows: DType) -> DType {
+    pub fn result_dtype(&self, rows: DType) -> DType {
         if self.gives_positions() { DType::I64 } else { rows }
     }
 
     /// What an empty segment gives unless the user says otherwise: the identity where it is finite, else an error.
-    pub fn default_on_empty(self) -> OnEmpty {
+    pub fn default_on_empty(&self) -> OnEmpty {
         match self {
             Reducer::Sum | Reducer::L1 | Reducer::L2 | Reducer::Count => OnEmpty::Zero,
             Reducer::Prod => OnEmpty::Fill(1.0),

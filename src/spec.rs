@@ -369,11 +369,17 @@ impl Level {
             (Some(_) | None, _) => None,
         };
         let mut parts = Vec::with_capacity(self.reduce.len());
-        for &reducer in &self.reduce {
-            let mut how = Reduce::new(reducer);
-            how = weights.map_or(how, |weights| how.weights(weights));
-            how = self.on_empty.map_or(how, |on_empty| how.on_empty(on_empty));
-            how = self.dtype.map_or(how, |dtype| how.dtype(dtype));
+        for reducer in &self.reduce {
+            let mut how = Reduce::new(reducer.clone());
+            if let Some(weights) = weights {
+                how = how.weights(weights);
+            }
+            if let Some(on_empty) = self.on_empty {
+                how = how.on_empty(on_empty);
+            }
+            if let Some(dtype) = self.dtype {
+                how = how.dtype(dtype);
+            }
             parts.push(graph.fold(below, table, how)?);
         }
         match parts[..] {

@@ -177,7 +177,7 @@ fn the_plan_format_is_shown_by_a_real_plan() {
 fn the_bounds_are_the_printed_ones() {
     let text = page("numerics.md");
     for dtype in [DType::F32, DType::F64, DType::F16, DType::BF16] {
-        let bounds = [32, 1000, 1_000_000, 1_000_000_000].map(|n| format!("{:.2e}", error_bound(Reducer::Sum, n, dtype, dtype, false)));
+        let bounds = [32, 1000, 1_000_000, 1_000_000_000].map(|n| format!("{:.2e}", error_bound(&Reducer::Sum, n, dtype, dtype, false)));
         let row = format!("| {dtype} | {} |", bounds.join(" | "));
         assert!(text.contains(&row), "docs/numerics.md does not show\n{row}");
     }

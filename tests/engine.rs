@@ -78,8 +78,8 @@ fn a_million_tenths_stay_inside_the_printed_bound() {
     let exact = f64::from(0.1f32);
     for threads in [1, 2] {
         for (reducer, exact) in [(Reducer::Sum, exact * rows as f64), (Reducer::Mean, exact)] {
-            let bound = error_bound(reducer, rows as u64, DType::F32, DType::F32, false);
-            for y in constant(cpu(threads), 0.1f32, rows, 64, reducer) {
+            let bound = error_bound(&reducer, rows as u64, DType::F32, DType::F32, false);
+            for y in constant(cpu(threads), 0.1f32, rows, 64, reducer.clone()) {
                 let error = (y - exact).abs() / exact;
                 assert!(error <= bound, "{reducer}, {threads} threads: error {error:e}, bound {bound:e}");
                 assert!(error < 1e-6, "{reducer}: {error:e} is no better than a plain loop");
@@ -91,9 +91,9 @@ fn a_million_tenths_stay_inside_the_printed_bound() {
 #[test]
 fn the_mean_of_many_ones_is_one_in_half_precision() {
     for reducer in [Reducer::Mean, Reducer::Max] {
-        assert_eq!(constant(cpu(2), f16::ONE, 100_000, 3, reducer), [1.0; 3]);
-        assert_eq!(constant(cpu(2), bf16::ONE, 100_000, 3, reducer), [1.0; 3]);
-        assert_eq!(constant(ReferenceBackend::new(), f16::ONE, 100_000, 3, reducer), [1.0; 3]);
+        assert_eq!(constant(cpu(2), f16::ONE, 100_000, 3, reducer.clone()), [1.0; 3]);
+        assert_eq!(constant(cpu(2), bf16::ONE, 100_000, 3, reducer.clone()), [1.0; 3]);
+        assert_eq!(constant(ReferenceBackend::new(), f16::ONE, 100_000, 3, reducer.clone()), [1.0; 3]);
         assert_eq!(constant(ReferenceBackend::new(), bf16::ONE, 100_000, 3, reducer), [1.0; 3]);
     }
     // 4096 ones are 4096, which both types hold.

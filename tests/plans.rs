@@ -56,27 +56,30 @@ fn graphs() -> Vec<(&'static str, LevelGraph)> {
         ("one-level", of(Hierarchy::new(values()).level(words()))),
         (
             "text",
-            of(Hierarchy::new(values()).level(words().reduce(mean)).level(sentences().reduce(mean).keep()).level(corpus().reduce(mean))),
+            of(Hierarchy::new(values())
+                .level(words().reduce(mean.clone()))
+                .level(sentences().reduce(mean.clone()).keep())
+                .level(corpus().reduce(mean.clone()))),
         ),
         ("text-all-kept", of(Hierarchy::new(values().keep()).level(words().keep()).level(sentences().keep()).level(corpus().keep()))),
         (
             "lookup",
             of(Hierarchy::new(Leaves::lookup("char", DType::U8, DType::F32, 256, 64))
-                .level(words().reduce(mean))
-                .level(sentences().reduce(mean).keep())
-                .level(corpus().reduce(mean))),
+                .level(words().reduce(mean.clone()))
+                .level(sentences().reduce(mean.clone()).keep())
+                .level(corpus().reduce(mean.clone()))),
         ),
         ("siblings", of(Hierarchy::new(values()).level(words().reduce_all(&all)).level(sentences().reduce_all(&all)))),
         (
             "weighted",
             of(Hierarchy::new(values())
-                .level(words().reduce(mean).weights("attention", DType::F32))
+                .level(words().reduce(mean.clone()).weights("attention", DType::F32))
                 .level(sentences().weights("importance", DType::F16))),
         ),
         (
             "empty-segments",
             of(Hierarchy::new(values())
-                .level(Level::new("word", lengths(&[0, 30, 0, 2, 0])).reduce(mean).on_empty(OnEmpty::NaN))
+                .level(Level::new("word", lengths(&[0, 30, 0, 2, 0])).reduce(mean.clone()).on_empty(OnEmpty::NaN))
                 .level(Level::new("sentence", lengths(&[0, 5])).reduce(Reducer::Max).on_empty(OnEmpty::Fill(-1.5)))),
         ),
         (
@@ -89,13 +92,13 @@ fn graphs() -> Vec<(&'static str, LevelGraph)> {
         (
             "mixed-types",
             of(Hierarchy::new(Leaves::values("char", DType::BF16, 64))
-                .level(words().reduce(mean).dtype(DType::F32).keep())
-                .level(sentences().reduce(mean).dtype(DType::F64))),
+                .level(words().reduce(mean.clone()).dtype(DType::F32).keep())
+                .level(sentences().reduce(mean.clone()).dtype(DType::F64))),
         ),
         ("long-units", {
             let long = lengths(&[40_000, 2, 3, 40_000]);
             of(Hierarchy::new(values())
-                .level(Level::new("protein", long).reduce(mean))
+                .level(Level::new("protein", long).reduce(mean.clone()))
                 .level(Level::new("family", lengths(&[4])).reduce(mean)))
         }),
         ("two-towers", two_towers()),

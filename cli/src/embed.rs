@@ -111,7 +111,9 @@ pub(crate) fn run(args: EmbedArgs, ui: &Ui) -> CliResult {
     let usage = |error: Error| Failure::Usage(error.to_string());
     let kept = Kept::of(&args.keep, args.unit).map_err(usage)?;
     let (kept, reducers) = match &model {
-        Some(model) => (kept.in_model(model, !args.keep.is_empty(), args.unit).map_err(usage)?, model.reducers([Reducer::Mean; 6])),
+        Some(model) => {
+            (kept.in_model(model, !args.keep.is_empty(), args.unit).map_err(usage)?, model.reducers([const { Reducer::Mean }; 6]))
+        }
         None => (kept, args.reduce.resolve(args.unit).map_err(usage)?),
     };
     let request = Request {

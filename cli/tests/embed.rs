@@ -170,7 +170,7 @@ fn assert_folds(file: &File, level: &str, below: &[&[f64]], reducer: Reducer) {
                 Reducer::Min => (column.fold(f64::INFINITY, f64::min), 0.0),
                 other => panic!("{other} is not used here"),
             };
-            let bound = error_bound(reducer, n, DType::F32, DType::F32, false) * magnitude;
+            let bound = error_bound(&reducer, n, DType::F32, DType::F32, false) * magnitude;
             assert!((found - exact).abs() <= bound + 1e-15, "{level}: {found} for {exact}, bound {bound}");
         }
     }
@@ -192,7 +192,7 @@ fn every_level_is_what_plain_arithmetic_gives() {
     let place = Place::new().with("a.md", texts[0]).with("b.txt", texts[1]).with("c", texts[2]);
     let documents = texts.map(str::as_bytes);
     for (reduce, reducers) in [
-        ("mean", [Reducer::Mean; 5]),
+        ("mean", [const { Reducer::Mean }; 5]),
         ("word=mean,sentence=max,paragraph=min,sum", [Reducer::Mean, Reducer::Max, Reducer::Min, Reducer::Sum, Reducer::Sum]),
     ] {
         let keep = format!("char,{ALL}");

@@ -47,7 +47,7 @@ enum Term {
 }
 
 /// How a fold reduces.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub(super) struct How {
     pub(super) reducer: Reducer,
     pub(super) on_empty: OnEmpty,
@@ -158,10 +158,10 @@ impl Terms {
                     format!("{} by the composed table {table} is not {} by its two parts", how.reducer, how.reducer),
                 ));
             }
-            let inner = self.fold(rows, tables, lower, how, None)?;
+            let inner = self.fold(rows, tables, lower, how.clone(), None)?;
             return self.fold(inner, tables, upper, how, None);
         }
-        if let Some(term) = self.hoisted(rows, tables, table, how, weights)? {
+        if let Some(term) = self.hoisted(rows, tables, table, &how, weights)? {
             return Ok(term);
         }
         let number = self.table_number(&facts);
@@ -174,13 +174,13 @@ impl Terms {
     }
 
     /// A sum or mean of matrix products, as the product of the sum or mean: both are one term where the pass that exchanges them may.
-    fn hoisted(&mut self, rows: TermId, tables: &dyn Tables, table: TableId, how: How, weights: Option<TermId>) -> Result<Option<TermId>> {
+    fn hoisted(&mut self, rows: TermId, tables: &dyn Tables, table: TableId, how: &How, weights: Option<TermId>) -> Result<Option<TermId>> {
         let Term::Kernel(Kernel::MatMul { rows: below, weight, bias }, dtype) = self.terms[rows.0] else { return Ok(None) };
         let exchanges = how.reducer == Reducer::Mean || (how.reducer == Reducer::Sum && bias.is_none());
         if !exchanges || how.dtype != dtype || tables.facts(table).empty > 0 || below == self.nothing() {
             return Ok(None);
         }
-        let rows = self.fold(below, tables, table, how, weights)?;
+        let rows = self.fold(below, tables, table, how.clone(), weights)?;
         Ok(Some(self.intern(Term::Kernel(Kernel::MatMul { rows, weight, bias }, dtype))))
     }
 

@@ -10,7 +10,7 @@ use smallvec::smallvec;
 use std::sync::Arc;
 
 /// How a level is reduced.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Reduce {
     reducer: Reducer,
     weights: Option<Value>,
@@ -47,7 +47,7 @@ impl Reduce {
 
     fn reduction(&self, dtype: DType) -> Reduction {
         Reduction {
-            reducer: self.reducer,
+            reducer: self.reducer.clone(),
             weighted: self.weights.is_some(),
             on_empty: self.on_empty.unwrap_or_else(|| self.reducer.default_on_empty()),
             dtype: self.dtype.unwrap_or_else(|| self.reducer.result_dtype(dtype)),
@@ -200,7 +200,7 @@ impl GraphBuilder {
         let reduction = how.reduction(self.graph.value_type(ragged).dtype());
         match how.weights {
             Some(weights) => {
-                self.check_divisors(reduction.reducer, weights)?;
+                self.check_divisors(&reduction.reducer, weights)?;
                 self.same_level(Op::Reduce(reduction), &[ragged, weights])
             }
             None => self.same_level(Op::Reduce(reduction), &[ragged]),
@@ -288,7 +288,7 @@ impl GraphBuilder {
         *self.graph.value_type(value)
     }
 
-    fn check_divisors(&self, reducer: Reducer, weights: Value) -> Result<()> {
+    fn check_divisors(&self, reducer: &Reducer, weights: Value) -> Result<()> {
         if !reducer.divides_by_weights() || matches!(self.graph.op(weights.node), Op::Input { .. }) {
             return Ok(());
         }

@@ -39,7 +39,7 @@ pub(crate) fn infer(graph: &LevelGraph, op: &Op, operands: &[ValueType]) -> Resu
         }
         (Op::Reduce(reduction), &[ValueType::Ragged { table, features, dtype, .. }, ref weights @ ..]) => {
             check_reduction(graph, table, dtype, reduction)?;
-            check_weights(graph, table, dtype, &[*reduction], weights)?;
+            check_weights(graph, table, dtype, std::slice::from_ref(reduction), weights)?;
             one(ValueType::Pieces { segments: graph.table(table).segments.len(), features, dtype: reduction.dtype })
         }
         (Op::Stack, &[ValueType::Pieces { segments, features, dtype }]) => one(ValueType::Stacked { rows: segments, features, dtype }),
@@ -140,7 +140,7 @@ fn infer_fold(graph: &LevelGraph, load: FoldLoad, stages: &[Stage], operands: &[
 
 fn check_reduction(graph: &LevelGraph, table: TableId, dtype: DType, reduction: &Reduction) -> Result<()> {
     let segments = &graph.table(table).segments;
-    let reducer = reduction.reducer;
+    let reducer = &reduction.reducer;
     if !dtype.is_float() {
         let help =
             "only floats are reduced: ids look rows up in a table first, and the positions that argmax and argmin give can only be kept";

@@ -81,7 +81,7 @@ impl Terms {
 /// the block costs b − 1 additions (b with weights, one more for the product), the pairs h additions in f64, the division of a mean
 /// one rounding, the conversion to the level's type one more. The factors multiply: Π(1 + δᵢ) − 1, with γ(k) = ku ÷ (1 − ku). Infinite
 /// where ku reaches 1: a product over that many rows has no bound of this kind.
-pub fn error_bound(reducer: Reducer, n: u64, input: DType, output: DType, weighted: bool) -> f64 {
+pub fn error_bound(reducer: &Reducer, n: u64, input: DType, output: DType, weighted: bool) -> f64 {
     if n == 0 {
         return 0.0;
     }
@@ -161,5 +161,5 @@ pub fn mean_shift(n: u64) -> f64 {
 
 /// [`error_bound`] of an unweighted sum or mean that keeps its type.
 pub fn sum_error_bound(n: u64, dtype: DType) -> f64 {
-    error_bound(Reducer::Sum, n, dtype, dtype, false)
+    error_bound(&Reducer::Sum, n, dtype, dtype, false)
 }

@@ -75,8 +75,8 @@ pub trait MonoidVisitor {
 
 impl Reducer {
     /// Shows a reducer's monoid to a visitor; `None` where it has none: a plain one, or one that selects.
-    pub fn visit_monoid<V: MonoidVisitor>(self, visitor: V) -> Option<V::Out> {
-        match self {
+    pub fn visit_monoid<V: MonoidVisitor>(&self, visitor: V) -> Option<V::Out> {
+        match *self {
             Reducer::Sum | Reducer::Mean | Reducer::Max | Reducer::Min | Reducer::Prod | Reducer::Quantile(_) => None,
             Reducer::Var { ddof } => Some(visitor.visit(Moments { ddof, root: false })),
             Reducer::Std { ddof } => Some(visitor.visit(Moments { ddof, root: true })),

@@ -232,27 +232,27 @@ fn the_bound_grows_with_the_block_and_then_hardly_at_all() {
     assert_eq!(sum_error_bound(1, DType::F32), 0.0);
     assert!((sum_error_bound(32, DType::F32) / (31.0 * u) - 1.0).abs() < 1e-5);
     assert!((sum_error_bound(1 << 20, DType::F32) / (32.0 * u) - 1.0).abs() < 1e-5);
-    assert_eq!(error_bound(Reducer::Max, 1000, DType::F32, DType::F32, false), 0.0);
-    assert!(error_bound(Reducer::Mean, 32, DType::F32, DType::F32, false) > sum_error_bound(32, DType::F32));
+    assert_eq!(error_bound(&Reducer::Max, 1000, DType::F32, DType::F32, false), 0.0);
+    assert!(error_bound(&Reducer::Mean, 32, DType::F32, DType::F32, false) > sum_error_bound(32, DType::F32));
 }
 
 #[test]
 fn the_bound_covers_one_rounding_of_the_widest_type_and_never_turns_negative() {
     // Two doubles and one addition, whose rounding 1 + 2^-53 would hide.
     let u = unit_roundoff(DType::F64);
-    assert!(error_bound(Reducer::Sum, 2, DType::F64, DType::F64, false) >= u);
-    assert!(error_bound(Reducer::Mean, 2, DType::F64, DType::F64, false) >= 2.0 * u);
+    assert!(error_bound(&Reducer::Sum, 2, DType::F64, DType::F64, false) >= u);
+    assert!(error_bound(&Reducer::Mean, 2, DType::F64, DType::F64, false) >= 2.0 * u);
     let (a, b) = (1.0, u * 1.5);
     assert!((a + b - a - b).abs() / (a + b) > 0.0, "the addition does round");
     for dtype in [DType::F32, DType::F64, DType::F16, DType::BF16] {
         for reducer in Reducer::ALL {
             for n in (0..=48).map(|k| 1u64 << k) {
                 for weighted in [false, reducer.takes_weights()] {
-                    let bound = error_bound(reducer, n, dtype, dtype, weighted);
+                    let bound = error_bound(&reducer, n, dtype, dtype, weighted);
                     assert!(bound >= 0.0, "{reducer} of {n} {dtype}: {bound:e}");
                 }
             }
         }
     }
-    assert_eq!(error_bound(Reducer::Prod, 1 << 24, DType::F32, DType::F32, false), f64::INFINITY);
+    assert_eq!(error_bound(&Reducer::Prod, 1 << 24, DType::F32, DType::F32, false), f64::INFINITY);
 }

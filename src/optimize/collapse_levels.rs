@@ -35,7 +35,7 @@ impl Pass for CollapseLevels {
             while graph.contains(lower) {
                 let Some((below, above, upper)) = pair(graph, lower) else { break };
                 let (names, upper_names) = (Names::of(graph, lower), Names::of(graph, upper));
-                match self.can_collapse(graph, below, above) {
+                match self.can_collapse(graph, &below, &above) {
                     Ok(()) => {
                         let rows = graph.table(below.0).segments.len();
                         decisions.push(Decision::Collapsed { lower: names, upper: upper_names, rows });
@@ -62,8 +62,8 @@ fn pair(graph: &LevelGraph, lower: NodeId) -> Option<(Part, Part, NodeId)> {
     let single = |node: NodeId| {
         let Op::Fold { stages, .. } = graph.op(node) else { return None };
         let [Stage { table, reductions, .. }] = &stages[..] else { return None };
-        let [reduction] = reductions[..] else { return None };
-        Some((*table, reduction))
+        let [reduction] = &reductions[..] else { return None };
+        Some((*table, reduction.clone()))
     };
     let below = single(lower)?;
     let used = graph.only_use(lower).filter(|used| used.operand == 0)?;
@@ -73,7 +73,7 @@ fn pair(graph: &LevelGraph, lower: NodeId) -> Option<(Part, Part, NodeId)> {
 }
 
 impl CollapseLevels {
-    fn can_collapse(&self, graph: &LevelGraph, below: Part, above: Part) -> Result<(), Refusal> {
+    fn can_collapse(&self, graph: &LevelGraph, below: &Part, above: &Part) -> Result<(), Refusal> {
         let ((table, lower), (_, upper)) = (below, above);
         let alike = lower.reducer == upper.reducer;
         if !alike || !matches!(lower.reducer, Reducer::Sum | Reducer::Prod | Reducer::Max | Reducer::Min) {
@@ -82,7 +82,7 @@ impl CollapseLevels {
         if lower.weighted || upper.weighted {
             return Err(Refusal::Weighted);
         }
-        let segments = &graph.table(table).segments;
+        let segments = &graph.table(*table).segments;
         if !segments.is_partition() {
             return Err(Refusal::NotPartition);
         }

@@ -137,7 +137,7 @@ fn merge(graph: &mut LevelGraph, first: NodeId, second: NodeId, a: &Parts, b: &P
     for (reduction, weight) in b.stage.reductions.iter().zip(&b.weights) {
         let equal = reductions.iter().zip(&weights).position(|(other, other_weight)| other == reduction && other_weight == weight);
         let port = equal.unwrap_or_else(|| {
-            reductions.push(*reduction);
+            reductions.push(reduction.clone());
             weights.push(*weight);
             reductions.len() - 1
         });

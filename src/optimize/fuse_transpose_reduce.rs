@@ -37,7 +37,8 @@ impl Pass for FuseTransposeReduce {
 
 fn fuse(graph: &mut LevelGraph, reduce: NodeId) -> Result<Decision> {
     let refused = |graph: &LevelGraph, reason| Ok(Decision::RefusedReduce { ops: Names::of(graph, reduce), reason });
-    let Op::Reduce(reduction) = *graph.op(reduce) else { return refused(graph, Refusal::NotRows) };
+    let Op::Reduce(reduction) = graph.op(reduce) else { return refused(graph, Refusal::NotRows) };
+    let reduction = reduction.clone();
     let operands = graph.operands(reduce);
     let mut chain: SmallVec<[NodeId; 8]> = smallvec![];
     let mut copied_bytes = 0;

@@ -47,7 +47,7 @@ impl Pass for HoistLinear {
 fn product_below(graph: &LevelGraph, fold: NodeId) -> Option<(NodeId, bool)> {
     let Op::Fold { load: FoldLoad::Rows, stages } = graph.op(fold) else { return None };
     let [stage] = &stages[..] else { return None };
-    let [reduction] = stage.reductions[..] else { return None };
+    let [reduction] = &stage.reductions[..] else { return None };
     if !matches!(reduction.reducer, Reducer::Sum | Reducer::Mean) {
         return None;
     }
@@ -59,7 +59,7 @@ fn product_below(graph: &LevelGraph, fold: NodeId) -> Option<(NodeId, bool)> {
 impl HoistLinear {
     fn refusal(&self, graph: &LevelGraph, product: NodeId, fold: NodeId, has_bias: bool) -> Option<Refusal> {
         let Op::Fold { stages, .. } = graph.op(fold) else { return Some(Refusal::NotRows) };
-        let (table, reduction) = (stages[0].table, stages[0].reductions[0]);
+        let (table, reduction) = (stages[0].table, &stages[0].reductions[0]);
         let dtype = graph.value_type(Value { node: product, port: 0 }).dtype();
         if graph.is_output(product) {
             Some(Refusal::IsOutput)

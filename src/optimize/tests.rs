@@ -576,7 +576,7 @@ fn a_quantile_shares_its_step_with_nothing() {
     let median = Reducer::Quantile(crate::reducer::Quantile::MEDIAN);
     let words = Segments::from_lengths(&[2, 3]).unwrap();
     let hierarchy = Hierarchy::new(Leaves::values("x", DType::F32, 2))
-        .level(Level::new("word", words).reduce_all(&[Reducer::Mean, median]))
+        .level(Level::new("word", words).reduce_all(&[Reducer::Mean, median.clone()]))
         .level(Level::new("text", Segments::from_lengths(&[1, 1]).unwrap()).reduce(median))
         .level(Level::new("all", Segments::from_lengths(&[2]).unwrap()).reduce(Reducer::Sum));
     let planned = Planner::new(Target::new("cpu")).plan(hierarchy.graph().unwrap()).unwrap();

@@ -127,7 +127,7 @@ fn add_stage(plan: &Plan, stage: &Stage, features: u64, total: &mut Cost) {
 }
 
 fn reduction_flops(reduction: &Reduction, table: &Table, features: u64) -> u64 {
-    let (an_element, a_result) = operations(reduction.reducer, reduction.weights.is_some());
+    let (an_element, a_result) = operations(&reduction.reducer, reduction.weights.is_some());
     let rows = table.total_rows.saturating_mul(features).saturating_mul(an_element);
     let results = table.segments.saturating_mul(features).saturating_mul(a_result);
     let divisors = if reduction.reducer == Reducer::Mean && reduction.weights.is_some() { table.total_rows } else { 0 };
@@ -135,7 +135,7 @@ fn reduction_flops(reduction: &Reduction, table: &Table, features: u64) -> u64 {
 }
 
 /// Operations on each element that is folded, and on each result.
-fn operations(reducer: Reducer, weighted: bool) -> (u64, u64) {
+fn operations(reducer: &Reducer, weighted: bool) -> (u64, u64) {
     let weight = u64::from(weighted);
     match reducer {
         Reducer::Sum | Reducer::Max | Reducer::Min | Reducer::Prod => (1 + weight, 0),

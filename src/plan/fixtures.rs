@@ -132,7 +132,7 @@ fn touches(plan: &Plan, step: &Step, buffer: BufferId) -> bool {
 
 /// A reduction with the reducer's own answer to empty segments.
 pub(crate) fn reduction(reducer: Reducer, write: Option<ViewId>) -> Reduction {
-    Reduction { reducer, weights: None, on_empty: reducer.default_on_empty(), dtype: DType::F32, write }
+    Reduction { on_empty: reducer.default_on_empty(), reducer, weights: None, dtype: DType::F32, write }
 }
 
 /// A stage of one reduction.

@@ -37,8 +37,8 @@ impl Rng {
         self.below(one_in) == 0
     }
 
-    pub fn pick<T: Copy>(&mut self, items: &[T]) -> T {
-        items[self.below(items.len() as u64) as usize]
+    pub fn pick<T: Clone>(&mut self, items: &[T]) -> T {
+        items[self.below(items.len() as u64) as usize].clone()
     }
 
     /// Mostly ordinary numbers of very different sizes, with zeros of both signs, infinities and NaN among them.
@@ -264,7 +264,7 @@ fn random_fold(
     let dtype = b.value_type(source).dtype();
     let reducer = rng.pick(&[Reducer::Sum, Reducer::Mean, Reducer::Max, Reducer::Max, Reducer::Min, Reducer::Prod]);
     let on_empty = rng.pick(&[OnEmpty::Zero, OnEmpty::NaN, OnEmpty::Fill(0.1), OnEmpty::Fill(f64::NEG_INFINITY)]);
-    let mut how = Reduce::new(reducer);
+    let mut how = Reduce::new(reducer.clone());
     if reducer.default_on_empty() == OnEmpty::Error || rng.chance(3) {
         how = how.on_empty(on_empty);
     }

@@ -188,10 +188,10 @@ fn reduce_column(reduction: &Reduction, input: DType, column: &[Number], weights
         return Number::anything();
     }
     let n = u64::try_from(column.len()).expect("small");
-    let bound = error_bound(reduction.reducer, n, input, output, weights.is_some());
+    let bound = error_bound(&reduction.reducer, n, input, output, weights.is_some());
     let of = Column { input, output, rows: column, weights };
     let number = match reduction.reducer {
-        Reducer::Sum | Reducer::Mean => add_up(reduction.reducer, input, output, column, weights, bound),
+        Reducer::Sum | Reducer::Mean => add_up(reduction.reducer.clone(), input, output, column, weights, bound),
         Reducer::Max => choose(column, bound, output, |a, b| a.0 > b.0 || (a.0 == b.0 && a.1 > b.1)),
         Reducer::Min => choose(column, bound, output, |a, b| a.0 < b.0 || (a.0 == b.0 && a.1 < b.1)),
         Reducer::Prod => multiply(input, output, column, bound),

@@ -124,12 +124,12 @@ impl FoldStep {
             let mut reductions = Vec::with_capacity(stage.reductions.len());
             let (mut weight_read, mut segment_written, mut partial) = (0, 0, 0);
             for reduction in &stage.reductions {
-                let states = states::select(isa, input, reduction.reducer);
+                let states = states::select(isa, input, &reduction.reducer);
                 // The kernels of a sum round the results of a state; positions need no rounding.
                 let (plain, output) = match (reduction.reducer.class(), reduction.dtype) {
-                    (ReducerClass::Plain, output) => (reduction.reducer, output),
-                    (ReducerClass::State | ReducerClass::Select, DType::I64) => (Reducer::Sum, DType::F64),
-                    (ReducerClass::State | ReducerClass::Select, output) => (Reducer::Sum, output),
+                    (ReducerClass::Plain, output) => (&reduction.reducer, output),
+                    (ReducerClass::State | ReducerClass::Select, DType::I64) => (&Reducer::Sum, DType::F64),
+                    (ReducerClass::State | ReducerClass::Select, output) => (&Reducer::Sum, output),
                 };
                 let kernels = kernels::select(isa, input, plain, output).ok_or_else(|| {
                     Error::new(ErrorCode::Unsupported, format!("{} of {input} as {}", reduction.reducer, reduction.dtype))
@@ -162,7 +162,7 @@ impl FoldStep {
                 reductions.push(ReductionRun {
                     kernels,
                     streams,
-                    reducer: reduction.reducer,
+                    reducer: reduction.reducer.clone(),
                     weights: reduction.weights,
                     write: reduction.write,
                     fill: fill_of(reduction.on_empty, reduction.dtype),

@@ -209,7 +209,7 @@ compiled_for!(avx2, Avx2, true, #[target_feature(enable = "avx2,f16c")]);
 compiled_for!(avx512, Avx512, true, #[target_feature(enable = "avx2,f16c,avx512f,avx512bw,avx512dq,avx512vl")]);
 
 /// The kernels of a reduction; `None` where a type is not one of values.
-pub(crate) fn select(isa: Isa, input: DType, reducer: Reducer, output: DType) -> Option<Kernels> {
+pub(crate) fn select(isa: Isa, input: DType, reducer: &Reducer, output: DType) -> Option<Kernels> {
     match input {
         DType::F32 => select_op::<f32>(isa, reducer, output),
         DType::F64 => select_op::<f64>(isa, reducer, output),
@@ -219,7 +219,7 @@ pub(crate) fn select(isa: Isa, input: DType, reducer: Reducer, output: DType) ->
     }
 }
 
-fn select_op<T: Cell>(isa: Isa, reducer: Reducer, output: DType) -> Option<Kernels> {
+fn select_op<T: Cell>(isa: Isa, reducer: &Reducer, output: DType) -> Option<Kernels> {
     match reducer {
         Reducer::Sum | Reducer::Mean => select_output::<T, AddOp>(isa, output),
         Reducer::Max => select_output::<T, MaxOp>(isa, output),

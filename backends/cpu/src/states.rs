@@ -32,7 +32,7 @@ pub(crate) trait States: Send + Sync {
 }
 
 /// The states of a reducer; `None` where it is plain, or where the type is not one of values.
-pub(crate) fn select(isa: Isa, input: DType, reducer: Reducer) -> Option<Box<dyn States>> {
+pub(crate) fn select(isa: Isa, input: DType, reducer: &Reducer) -> Option<Box<dyn States>> {
     match input {
         DType::F32 => reducer.visit_monoid(Boxed::<f32>(isa, PhantomData)),
         DType::F64 => reducer.visit_monoid(Boxed::<f64>(isa, PhantomData)),

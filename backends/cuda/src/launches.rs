@@ -278,7 +278,7 @@ impl Maker<'_> {
                     out_row_stride: place.row_stride,
                     out_column_stride: place.column_stride,
                     features: columns,
-                    reducer: reducer_code(reduction.reducer),
+                    reducer: reducer_code(&reduction.reducer),
                     out_type: dtype_code(place.dtype),
                     reserved: 0,
                 };

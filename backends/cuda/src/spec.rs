@@ -121,7 +121,7 @@ pub struct StageSpec {
 }
 
 /// One reduction.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ReductionSpec {
     /// Which reducer.
     pub reducer: Reducer,
@@ -288,8 +288,8 @@ impl FoldSpec {
         if reductions > MOST_REDUCTIONS {
             return Err(format!("makes {reductions} reductions in one step; CUDA kernels take up to {MOST_REDUCTIONS}"));
         }
-        let reducers = self.stages.iter().flat_map(|stage| &stage.reductions).map(|reduction| reduction.reducer);
-        if let Some(unknown) = reducers.into_iter().find(|&reducer| reducer_code(reducer) == u32::MAX) {
+        let reducers = self.stages.iter().flat_map(|stage| &stage.reductions).map(|reduction| &reduction.reducer);
+        if let Some(unknown) = reducers.into_iter().find(|reducer| reducer_code(reducer) == u32::MAX) {
             return Err(format!("reduces by {unknown}, for which there is no CUDA kernel"));
         }
         Ok(())
@@ -326,7 +326,7 @@ impl StageSpec {
 
 impl ReductionSpec {
     fn render(&self) -> String {
-        format!("{{{},{},{}}}", reducer_code(self.reducer), u8::from(self.weighted), dtype_code(self.dtype))
+        format!("{{{},{},{}}}", reducer_code(&self.reducer), u8::from(self.weighted), dtype_code(self.dtype))
     }
 }
 
@@ -366,7 +366,7 @@ pub fn dtype_code(dtype: DType) -> u32 {
 }
 
 /// A reducer, as kernels number them.
-pub fn reducer_code(reducer: Reducer) -> u32 {
+pub fn reducer_code(reducer: &Reducer) -> u32 {
     match reducer {
         Reducer::Sum => 0,
         Reducer::Mean => 1,

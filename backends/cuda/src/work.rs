@@ -180,7 +180,11 @@ pub(crate) fn spec_of(plan: &Plan, fold: &Fold, grain: Grain, index: Index, sour
         reductions: stage
             .reductions
             .iter()
-            .map(|reduction| ReductionSpec { reducer: reduction.reducer, weighted: reduction.weights.is_some(), dtype: reduction.dtype })
+            .map(|reduction| ReductionSpec {
+                reducer: reduction.reducer.clone(),
+                weighted: reduction.weights.is_some(),
+                dtype: reduction.dtype,
+            })
             .collect(),
     });
     FoldSpec { values: plan.buffer_of(values).dtype, source, access, index, stages: stages.collect() }

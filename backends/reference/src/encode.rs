@@ -331,5 +331,5 @@ fn mean_of<A: Elementary>(values: &[A]) -> f64 {
     if values.is_empty() {
         return count_to_f64(0);
     }
-    tree::reduce(Reducer::Mean, values, None)
+    tree::reduce(&Reducer::Mean, values, None)
 }

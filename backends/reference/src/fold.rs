@@ -143,7 +143,7 @@ fn reduce<A: Elementary>(
     // Exact: every value and weight is a number of the accumulator's type.
     let column: Vec<A> = column.iter().map(|&x| A::of_f64(x)).collect();
     let weights: Option<Vec<A>> = weights.map(|weights| weights.iter().map(|&w| A::of_f64(w)).collect());
-    Ok(tree::reduce(reduction.reducer, &column, weights.as_deref()))
+    Ok(tree::reduce(&reduction.reducer, &column, weights.as_deref()))
 }
 
 /// Stores what a reduction made, where it is written at all.

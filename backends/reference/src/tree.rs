@@ -11,7 +11,7 @@ use levelfold::numerics::{
 /// Reduces the values of a segment, which has at least one. `weights` has one number a value.
 ///
 /// The result is a number of the accumulator where the segment is one block, else of f64; it is not yet rounded to the level's dtype.
-pub(crate) fn reduce<A: Elementary>(reducer: Reducer, values: &[A], weights: Option<&[A]>) -> f64 {
+pub(crate) fn reduce<A: Elementary>(reducer: &Reducer, values: &[A], weights: Option<&[A]>) -> f64 {
     match reducer {
         Reducer::Sum | Reducer::Mean => reduce_with::<AddOp, A>(reducer, values, weights),
         Reducer::Max => reduce_with::<MaxOp, A>(reducer, values, weights),
@@ -91,7 +91,7 @@ fn pairs_of<M: Monoid>(monoid: M, level: &[State<f64>]) -> State<f64> {
     }
 }
 
-fn reduce_with<R: ReduceOp, A: Accumulator>(reducer: Reducer, values: &[A], weights: Option<&[A]>) -> f64 {
+fn reduce_with<R: ReduceOp, A: Accumulator>(reducer: &Reducer, values: &[A], weights: Option<&[A]>) -> f64 {
     let n = u64::try_from(values.len()).unwrap_or(u64::MAX);
     let weighted: Vec<A> = match weights {
         None => values.to_vec(),

@@ -197,7 +197,7 @@ fn level_of(level: &Level, source: &Source, inputs: &[Input<'_>], read: impl Fn(
         bound: 0.0,
         leaves: source.leaves.saturating_mul(segments.longest()),
     };
-    let mut folds: Vec<FoldOf> = level.reduce.iter().map(|&reducer| FoldOf::new(reducer, width)).collect();
+    let mut folds: Vec<FoldOf> = level.reduce.iter().map(|reducer| FoldOf::new(reducer.clone(), width)).collect();
     let (mut exact, mut magnitude, mut weight) = (vec![0.0; width], vec![0.0; width], [1.0]);
     for (segment, range) in segments.ranges().enumerate() {
         folds.iter_mut().for_each(FoldOf::start);
@@ -215,13 +215,13 @@ fn level_of(level: &Level, source: &Source, inputs: &[Input<'_>], read: impl Fn(
         }
     }
     let widest =
-        level.reduce.iter().map(|&reducer| bound_of(reducer, segments, source, &folded, level.weights.is_some())).fold(0.0, f64::max);
+        level.reduce.iter().map(|reducer| bound_of(reducer, segments, source, &folded, level.weights.is_some())).fold(0.0, f64::max);
     folded.bound = widest;
     Ok(folded)
 }
 
 /// The bound of a level over results that have one already.
-fn bound_of(reducer: Reducer, segments: &Segments, source: &Source, folded: &Folded, weighted: bool) -> f64 {
+fn bound_of(reducer: &Reducer, segments: &Segments, source: &Source, folded: &Folded, weighted: bool) -> f64 {
     let here = error_bound(reducer, segments.longest(), source.dtype, folded.dtype, weighted);
     let flat = error_bound(reducer, folded.leaves, source.dtype, folded.dtype, weighted);
     // What this module itself rounds.
@@ -268,7 +268,7 @@ impl FoldOf {
     }
 
     fn start(&mut self) {
-        let (exact, magnitude) = match self.reducer {
+        let (exact, magnitude) = match &self.reducer {
             Reducer::Sum | Reducer::Mean => (0.0, 0.0),
             Reducer::Prod => (1.0, 1.0),
             Reducer::Max => (f64::NEG_INFINITY, 0.0),
@@ -283,7 +283,7 @@ impl FoldOf {
     fn push(&mut self, exact: &[f64], magnitude: &[f64], weight: f64) {
         self.weight.add(weight);
         let rows = exact.iter().zip(magnitude).zip(self.exact.iter_mut().zip(&mut self.magnitude));
-        match self.reducer {
+        match &self.reducer {
             Reducer::Sum | Reducer::Mean => rows.for_each(|((x, m), (sum, size))| {
                 sum.add(weight * x);
                 *size += (weight * m).abs();

@@ -120,9 +120,9 @@ impl Folder<'_> {
     /// # Errors
     /// As for [`fold`](Self::fold), and `memory-limit`.
     pub(crate) fn fold_corpus<T: Value>(&mut self, documents: &[T], count: u64) -> Result<Vec<T>, Error> {
-        let Request { unit, reducers, features, memory_limit, .. } = *self.request;
+        let Request { unit, ref reducers, features, memory_limit, .. } = *self.request;
         let [below, name] = [TextLevel::Document, TextLevel::Corpus].map(|level| level.name(unit));
-        let corpus = Level::new(name, Segments::whole(count)).reduce(reducers[TextLevel::Corpus.index()]);
+        let corpus = Level::new(name, Segments::whole(count)).reduce(reducers[TextLevel::Corpus.index()].clone());
         let hierarchy = Hierarchy::new(Leaves::values(below, T::DTYPE, wide(features))).level(corpus);
         let began = Instant::now();
         let prepared = self.engine.prepare(&hierarchy)?;
@@ -155,7 +155,7 @@ impl Folder<'_> {
     }
 
     fn hierarchy<T: Value>(&self, cut: &Cut, keys: usize, top: TextLevel) -> Result<Hierarchy, Error> {
-        let Request { unit, kept, reducers, features, model, .. } = *self.request;
+        let Request { unit, kept, ref reducers, features, model, .. } = *self.request;
         let ids = match &cut.ids {
             Ids::Text | Ids::U8(_) => DType::U8,
             Ids::U16(_) => DType::U16,
@@ -176,7 +176,7 @@ impl Folder<'_> {
                 TextLevel::Paragraph => Segments::from_lengths(&cut.paragraph_sentences),
                 TextLevel::Document => Segments::from_lengths(&cut.document_paragraphs),
             }?;
-            let built = Level::new(level.name(unit), segments).reduce(reducers[level.index()]);
+            let built = Level::new(level.name(unit), segments).reduce(reducers[level.index()].clone());
             // Only a document can be empty.
             let built = if level == TextLevel::Document { built.on_empty(OnEmpty::Zero) } else { built };
             hierarchy = hierarchy.level(if kept.has(level) { built.keep() } else { built });

@@ -95,7 +95,7 @@ impl Model {
     pub(crate) fn reducers(&self, otherwise: [Reducer; 6]) -> [Reducer; 6] {
         let mut reducers = otherwise;
         for (level, text) in self.hierarchy.levels.iter().zip(&self.levels) {
-            reducers[text.index()] = level.reduce[0];
+            reducers[text.index()] = level.reduce[0].clone();
         }
         reducers
     }

@@ -93,9 +93,9 @@ impl ReduceList {
     /// # Errors
     /// `unknown-word` for a level that does not exist.
     pub(crate) fn resolve(&self, unit: Unit) -> Result<[Reducer; 6], Error> {
-        let mut reducers = [self.all.unwrap_or(Reducer::Mean); 6];
+        let mut reducers = std::array::from_fn(|_| self.all.clone().unwrap_or(Reducer::Mean));
         for (level, reducer) in &self.named {
-            reducers[TextLevel::parse(level, &TextLevel::ALL[1..], unit)?.index()] = *reducer;
+            reducers[TextLevel::parse(level, &TextLevel::ALL[1..], unit)?.index()] = reducer.clone();
         }
         Ok(reducers)
     }
@@ -157,7 +157,7 @@ impl Kept {
 }
 
 /// What is to be done with the text.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub(crate) struct Request<'m> {
     /// What the leaves are.
     pub(crate) unit: Unit,
@@ -181,7 +181,7 @@ mod tests {
     fn reducers_are_for_all_levels_or_by_name() {
         let resolve = |text: &str| text.parse::<ReduceList>().unwrap().resolve(Unit::Char).map(|reducers| reducers[1..].to_vec());
         use Reducer::{Max, Mean, Sum};
-        assert_eq!(resolve("sum").unwrap(), [Sum; 5]);
+        assert_eq!(resolve("sum").unwrap(), [const { Sum }; 5]);
         assert_eq!(resolve("word=sum, corpus=max").unwrap(), [Sum, Mean, Mean, Mean, Max]);
         assert_eq!(resolve("max,sentence=mean").unwrap(), [Max, Mean, Max, Max, Max]);
         let error = |text: &str| match text.parse::<ReduceList>() {

@@ -164,7 +164,7 @@ impl At<'_> {
     }
 
     fn weights(&mut self, number: usize, table: &Table, reduction: &Reduction, weights: Seen, input: DType) {
-        let reducer = reduction.reducer;
+        let reducer = &reduction.reducer;
         if !reducer.takes_weights() {
             self.error(format!("stage {number}: {reducer} takes no weights"));
         }

@@ -57,7 +57,7 @@ fn level_to_json(level: &Level) -> Map {
         },
     };
     map.insert("segments".into(), segments);
-    map.insert("reduce".into(), if let [only] = level.reduce[..] { json!(only) } else { json!(level.reduce) });
+    map.insert("reduce".into(), if let [only] = &level.reduce[..] { json!(only) } else { json!(level.reduce) });
     if let Some(weights) = &level.weights {
         map.insert("weights".into(), json!({ "name": weights.name, "dtype": weights.dtype }));
     }

@@ -21,7 +21,7 @@ pub(super) fn lengths() -> Vec<Case> {
     for dtype in FLOATS {
         for reducer in Reducer::PLAIN {
             let around = [31, 32, 33, 1, 63, 64, 65, 2, 95, 96, 97, 127, 128, 129, 3, 1023, 1024, 1025, 4097];
-            let hierarchy = one(dtype, 3, partition(&around), reducer);
+            let hierarchy = one(dtype, 3, partition(&around), reducer.clone());
             cases.push(Case::of(format!("lengths/{dtype}/{reducer}"), hierarchy).values(fill_for(reducer)));
         }
         // Every length up to four blocks and a bit.
@@ -42,7 +42,7 @@ pub(super) fn features() -> Vec<Case> {
         for (dtype, reducer) in
             [(DType::F32, Reducer::Sum), (DType::F16, Reducer::Mean), (DType::F64, Reducer::Max), (DType::BF16, Reducer::Min)]
         {
-            let hierarchy = one(dtype, features, partition(&[1, 2, 33, 0, 5, 40]), reducer);
+            let hierarchy = one(dtype, features, partition(&[1, 2, 33, 0, 5, 40]), reducer.clone());
             cases.push(Case::of(format!("features/{dtype}/{reducer}/{features}"), hierarchy));
         }
     }
@@ -50,7 +50,7 @@ pub(super) fn features() -> Vec<Case> {
     // where several are taken at a time.
     for features in [16, 64, 275, 517] {
         for (dtype, reducer) in FLOATS.into_iter().flat_map(|dtype| Reducer::PLAIN.map(|reducer| (dtype, reducer))) {
-            let hierarchy = one(dtype, features, partition(&[3, 8, 0, 6, 7, 1, 5, 35, 4, 66]), reducer);
+            let hierarchy = one(dtype, features, partition(&[3, 8, 0, 6, 7, 1, 5, 35, 4, 66]), reducer.clone());
             cases.push(Case::of(format!("features/{dtype}/{reducer}/{features}/rows"), hierarchy).values(fill_for(reducer)));
         }
     }
@@ -81,7 +81,7 @@ pub(super) fn ranges() -> Vec<Case> {
             (DType::BF16, Reducer::Min),
             (DType::F32, Reducer::Prod),
         ] {
-            let hierarchy = one(dtype, 5, segments.clone(), reducer);
+            let hierarchy = one(dtype, 5, segments.clone(), reducer.clone());
             cases.push(Case::of(format!("ranges/{name}/{dtype}/{reducer}"), hierarchy).values(fill_for(reducer)));
         }
         let upper = partition(&[segments.len() - 1, 1]);
@@ -112,10 +112,10 @@ pub(super) fn empty_segments() -> Vec<Case> {
     for (name, table) in tables {
         for (index, on_empty) in answers.into_iter().enumerate() {
             let dtype = FLOATS[index % FLOATS.len()];
-            let reducer = Reducer::PLAIN[(index + table.len()) % Reducer::PLAIN.len()];
-            let level = |name: &str, segments| Level::new(name, segments).reduce(reducer).on_empty(on_empty);
+            let reducer = Reducer::PLAIN[(index + table.len()) % Reducer::PLAIN.len()].clone();
+            let level = |name: &str, segments| Level::new(name, segments).reduce(reducer.clone()).on_empty(on_empty);
             let hierarchy = Hierarchy::new(Leaves::values("x", dtype, 4)).level(level("y", partition(table)));
-            cases.push(Case::of(format!("empty/{name}/{dtype}/{reducer}/{on_empty}"), hierarchy.clone()).values(fill_for(reducer)));
+            cases.push(Case::of(format!("empty/{name}/{dtype}/{reducer}/{on_empty}"), hierarchy.clone()).values(fill_for(reducer.clone())));
             // What an empty segment gives is a row like any other to the level above, which has empty segments of its own.
             let n = u64::try_from(table.len()).expect("small");
             let above = hierarchy.level(level("z", partition(&[0, n, 0]))).level(level("top", partition(&[1, 0, 2])));
@@ -123,7 +123,8 @@ pub(super) fn empty_segments() -> Vec<Case> {
         }
         // The reducers' own answers.
         for reducer in [Reducer::Sum, Reducer::Prod] {
-            let hierarchy = Hierarchy::new(Leaves::values("x", DType::F32, 2)).level(Level::new("y", partition(table)).reduce(reducer));
+            let hierarchy =
+                Hierarchy::new(Leaves::values("x", DType::F32, 2)).level(Level::new("y", partition(table)).reduce(reducer.clone()));
             cases.push(Case::of(format!("empty/{name}/default/{reducer}"), hierarchy).values(fill_for(reducer)));
         }
     }
@@ -146,15 +147,17 @@ pub(super) fn shapes() -> Vec<Case> {
             for (dtype, reducer) in
                 [(DType::F32, Reducer::Sum), (DType::F16, Reducer::Mean), (DType::F64, Reducer::Max), (DType::BF16, Reducer::Prod)]
             {
-                let hierarchy = one(dtype, features, segments.clone(), reducer);
-                cases.push(Case::of(format!("shapes/{name}/{features}/{dtype}/{reducer}"), hierarchy.clone()).values(fill_for(reducer)));
+                let hierarchy = one(dtype, features, segments.clone(), reducer.clone());
+                cases.push(
+                    Case::of(format!("shapes/{name}/{features}/{dtype}/{reducer}"), hierarchy.clone()).values(fill_for(reducer.clone())),
+                );
                 // A whole chain over it, down to one row, everything kept.
                 let mut chain = hierarchy;
                 chain.leaves.keep = true;
                 chain.levels[0].keep = true;
                 let chain = chain
-                    .level(Level::new("z", partition(&[segments.len()])).reduce(reducer).on_empty(OnEmpty::Zero).keep())
-                    .level(Level::new("top", partition(&[1])).reduce(reducer));
+                    .level(Level::new("z", partition(&[segments.len()])).reduce(reducer.clone()).on_empty(OnEmpty::Zero).keep())
+                    .level(Level::new("top", partition(&[1])).reduce(reducer.clone()));
                 cases.push(Case::of(format!("shapes/{name}/{features}/{dtype}/{reducer}/chain"), chain).values(fill_for(reducer)));
             }
             let looked_up = Leaves::lookup("x", DType::U16, DType::F32, 5, features);

@@ -21,7 +21,7 @@ pub(super) fn siblings() -> Vec<Case> {
             Case::build(format!("siblings/every-reducer/{dtype}"), |graph| {
                 let (x, word, _) = words(graph, dtype)?;
                 for reducer in Reducer::ALL.into_iter().filter(|reducer| !reducer.needs_weights()) {
-                    let folded = graph.fold(x, word, Reduce::new(reducer))?;
+                    let folded = graph.fold(x, word, Reduce::new(reducer.clone()))?;
                     graph.output(&reducer.to_string(), folded)?;
                 }
                 Ok(())

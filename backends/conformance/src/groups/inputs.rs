@@ -16,9 +16,9 @@ pub(super) fn layouts() -> Vec<Case> {
     for arrangement in Arrangement::INPUTS {
         for (index, dtype) in FLOATS.into_iter().enumerate() {
             for features in [1, 5, 33] {
-                let reducer = [Reducer::Sum, Reducer::Mean, Reducer::Max, Reducer::Min][(index + usize::from(features == 5)) % 4];
+                let reducer = [Reducer::Sum, Reducer::Mean, Reducer::Max, Reducer::Min][(index + usize::from(features == 5)) % 4].clone();
                 let hierarchy = Hierarchy::new(Leaves::values("x", dtype, features))
-                    .level(Level::new("y", mixed()).reduce(reducer).on_empty(OnEmpty::Zero).keep())
+                    .level(Level::new("y", mixed()).reduce(reducer.clone()).on_empty(OnEmpty::Zero).keep())
                     .level(Level::new("z", lengths(&[5, 3])).reduce(Reducer::Sum));
                 cases.push(Case::of(format!("layouts/{arrangement:?}/{dtype}/{features}/{reducer}"), hierarchy).arrange("x", arrangement));
             }
@@ -58,8 +58,8 @@ pub(super) fn special_values() -> Vec<Case> {
         for dtype in FLOATS {
             for reducer in Reducer::PLAIN {
                 let hierarchy = Hierarchy::new(Leaves::values("x", dtype, 9))
-                    .level(Level::new("y", lengths(&[1, 1, 2, 3, 5, 32, 33, 70, 1])).reduce(reducer).keep());
-                let hierarchy = hierarchy.level(Level::new("z", lengths(&[4, 5])).reduce(reducer));
+                    .level(Level::new("y", lengths(&[1, 1, 2, 3, 5, 32, 33, 70, 1])).reduce(reducer.clone()).keep());
+                let hierarchy = hierarchy.level(Level::new("z", lengths(&[4, 5])).reduce(reducer.clone()));
                 cases.push(Case::of(format!("special/{name}/{dtype}/{reducer}"), hierarchy).values(fill));
             }
         }
@@ -88,12 +88,12 @@ pub(super) fn weights() -> Vec<Case> {
     for (dtype, of_weights) in pairs.filter(|(values, weights)| weights.widens_to(values.accumulator())) {
         for reducer in [Reducer::Sum, Reducer::Mean] {
             let hierarchy = Hierarchy::new(Leaves::values("x", dtype, 6))
-                .level(Level::new("y", mixed()).reduce(reducer).weights("w", of_weights).on_empty(OnEmpty::Zero).keep())
-                .level(Level::new("z", lengths(&[5, 3])).reduce(reducer).weights("v", of_weights));
+                .level(Level::new("y", mixed()).reduce(reducer.clone()).weights("w", of_weights).on_empty(OnEmpty::Zero).keep())
+                .level(Level::new("z", lengths(&[5, 3])).reduce(reducer.clone()).weights("v", of_weights));
             let name = format!("weights/{dtype}-by-{of_weights}/{reducer}");
             cases.push(Case::of(name.clone(), hierarchy));
             let one = Hierarchy::new(Leaves::values("x", dtype, 6))
-                .level(Level::new("y", lengths(&[2, 3, 35, 100, 2])).reduce(reducer).weights("w", of_weights));
+                .level(Level::new("y", lengths(&[2, 3, 35, 100, 2])).reduce(reducer.clone()).weights("w", of_weights));
             cases.push(Case::of(format!("{name}/one"), one.clone()));
             cases.push(Case::of(format!("{name}/some-zero"), one.clone()).fill("w", Fill::SomeZero));
             cases.push(Case::of(format!("{name}/values-special"), one.clone()).values(Fill::Specials));

@@ -42,8 +42,9 @@ pub(super) fn levels() -> Vec<Case> {
                 for level in 0..depth {
                     let segments = if level + 1 == depth { Segments::whole(rows) } else { ragged(rows, u64::from(7 * depth + level)) };
                     rows = segments.len();
-                    let reducer =
-                        [Reducer::Mean, Reducer::Sum, Reducer::Max, Reducer::Min][usize::try_from((level + depth) % 4).expect("small")];
+                    let reducer = [Reducer::Mean, Reducer::Sum, Reducer::Max, Reducer::Min]
+                        [usize::try_from((level + depth) % 4).expect("small")]
+                    .clone();
                     let mut next = Level::new(&format!("level{}", level + 1), segments).reduce(reducer).on_empty(OnEmpty::Fill(0.5));
                     next.keep = keep >> level & 1 == 1;
                     hierarchy = hierarchy.level(next);
@@ -56,11 +57,11 @@ pub(super) fn levels() -> Vec<Case> {
     for reducer in Reducer::PLAIN {
         for dtype in [DType::F32, DType::F16] {
             let build = |lower: Segments, upper: Segments, keep: bool| {
-                let mut word = Level::new("word", lower).reduce(reducer).on_empty(OnEmpty::Fill(-100.0));
+                let mut word = Level::new("word", lower).reduce(reducer.clone()).on_empty(OnEmpty::Fill(-100.0));
                 word.keep = keep;
                 Hierarchy::new(Leaves::values("x", dtype, 3))
                     .level(word)
-                    .level(Level::new("sentence", upper).reduce(reducer).on_empty(OnEmpty::Fill(7.0)))
+                    .level(Level::new("sentence", upper).reduce(reducer.clone()).on_empty(OnEmpty::Fill(7.0)))
             };
             let fill = if reducer == Reducer::Prod { Fill::Factors } else { Fill::Plain };
             let lower = filled(300, 5);
@@ -85,9 +86,9 @@ pub(super) fn levels() -> Vec<Case> {
             }
         }
         let thrice = Hierarchy::new(Leaves::values("x", DType::F64, 2))
-            .level(Level::new("a", filled(500, 8)).reduce(reducer))
-            .level(Level::new("b", filled(filled(500, 8).len(), 9)).reduce(reducer))
-            .level(Level::new("c", Segments::whole(filled(filled(500, 8).len(), 9).len())).reduce(reducer));
+            .level(Level::new("a", filled(500, 8)).reduce(reducer.clone()))
+            .level(Level::new("b", filled(filled(500, 8).len(), 9)).reduce(reducer.clone()))
+            .level(Level::new("c", Segments::whole(filled(filled(500, 8).len(), 9).len())).reduce(reducer.clone()));
         cases.push(Case::of(format!("levels/thrice/{reducer}"), thrice).values(Fill::Factors));
     }
     // Types that change on the way.
@@ -148,7 +149,7 @@ pub(super) fn large() -> Vec<Case> {
             [(DType::F32, Reducer::Sum, 4), (DType::F32, Reducer::Mean, 1), (DType::F16, Reducer::Mean, 3), (DType::F64, Reducer::Max, 2)]
         {
             let hierarchy = Hierarchy::new(Leaves::values("x", dtype, features))
-                .level(Level::new("y", lengths(&table)).reduce(reducer).on_empty(OnEmpty::Zero));
+                .level(Level::new("y", lengths(&table)).reduce(reducer.clone()).on_empty(OnEmpty::Zero));
             cases.push(Case::of(format!("large/{name}/{dtype}/{reducer}"), hierarchy));
         }
     }

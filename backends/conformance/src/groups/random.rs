@@ -55,13 +55,13 @@ fn fill(random: &mut Random) -> Fill {
 /// A plain reducer more often than one with a state; none whose results cannot be folded further.
 fn reducer(random: &mut Random) -> Reducer {
     if !random.chance(3) {
-        return *random.pick(&Reducer::PLAIN);
+        return random.pick(&Reducer::PLAIN).clone();
     }
     let others: Vec<Reducer> = Reducer::ALL
         .into_iter()
         .filter(|reducer| !reducer.gives_positions() && !reducer.needs_weights() && !Reducer::PLAIN.contains(reducer))
         .collect();
-    *random.pick(&others)
+    random.pick(&others).clone()
 }
 
 /// Float types that can weigh values of a type.
@@ -144,7 +144,7 @@ fn grow(graph: &mut GraphBuilder, random: &mut Random) -> Result<()> {
         let table = graph.table(&format!("t{step}"), &segments(random, rows))?;
         for _ in 0..if random.chance(3) { 3 } else { 1 } {
             let reducer = reducer(random);
-            let mut how = Reduce::new(reducer).on_empty(on_empty(random));
+            let mut how = Reduce::new(reducer.clone()).on_empty(on_empty(random));
             if random.chance(4) {
                 how = how.dtype(*random.pick(&FLOATS));
             }

@@ -15,7 +15,7 @@ fn stateful() -> impl Iterator<Item = Reducer> {
 const EMPTY: OnEmpty = OnEmpty::Fill(-3.0);
 
 fn one(dtype: DType, features: u64, segments: Segments, reducer: Reducer) -> Hierarchy {
-    let level = Level::new("y", segments).reduce(reducer).on_empty(EMPTY);
+    let level = Level::new("y", segments).reduce(reducer.clone()).on_empty(EMPTY);
     Hierarchy::new(Leaves::values("x", dtype, features)).level(scored(level, reducer, dtype))
 }
 
@@ -31,7 +31,7 @@ pub(super) fn reducers() -> Vec<Case> {
         for dtype in FLOATS {
             let name = |what: &str| format!("reducers/{reducer}/{dtype}/{what}");
             let around = lengths(&[31, 32, 33, 1, 0, 63, 64, 65, 2, 95, 96, 97, 127, 128, 129, 3, 1023, 1024, 1025]);
-            cases.push(Case::of(name("lengths"), one(dtype, 3, around, reducer)));
+            cases.push(Case::of(name("lengths"), one(dtype, 3, around, reducer.clone())));
             for (fill_name, fill) in [
                 ("ties", Fill::Integers),
                 ("specials", Fill::Specials),
@@ -44,37 +44,40 @@ pub(super) fn reducers() -> Vec<Case> {
                 ("minus-infinity", Fill::Constant(f64::NEG_INFINITY)),
                 ("tenths", Fill::Constant(0.1)),
             ] {
-                let hierarchy = one(dtype, 9, lengths(&[1, 1, 2, 3, 5, 32, 33, 70, 1, 0]), reducer);
+                let hierarchy = one(dtype, 9, lengths(&[1, 1, 2, 3, 5, 32, 33, 70, 1, 0]), reducer.clone());
                 cases.push(Case::of(name(fill_name), hierarchy).values(fill));
             }
             for features in [0, 1, 2, 31, 32, 33, 64, 100] {
-                cases.push(Case::of(name(&format!("features-{features}")), one(dtype, features, lengths(&[1, 2, 33, 0, 5, 70]), reducer)));
+                cases.push(Case::of(
+                    name(&format!("features-{features}")),
+                    one(dtype, features, lengths(&[1, 2, 33, 0, 5, 70]), reducer.clone()),
+                ));
             }
             let overlaps = ranges(&[(0, 40), (10, 75), (30, 100), (0, 100), (7, 7), (99, 100), (80, 90)], 100);
-            cases.push(Case::of(name("ranges"), one(dtype, 3, overlaps, reducer)));
+            cases.push(Case::of(name("ranges"), one(dtype, 3, overlaps, reducer.clone())));
             for arrangement in Arrangement::INPUTS {
-                let hierarchy = one(dtype, 5, lengths(&[40, 3, 70]), reducer);
+                let hierarchy = one(dtype, 5, lengths(&[40, 3, 70]), reducer.clone());
                 cases.push(Case::of(name(&format!("layout/{arrangement:?}")), hierarchy).arrange_all(arrangement));
             }
             let looked_up = Hierarchy::new(Leaves::lookup("x", DType::U16, dtype, 50, 3)).level(scored(
-                Level::new("y", lengths(&[1, 0, 40, 2, 70])).reduce(reducer).on_empty(EMPTY),
-                reducer,
+                Level::new("y", lengths(&[1, 0, 40, 2, 70])).reduce(reducer.clone()).on_empty(EMPTY),
+                reducer.clone(),
                 dtype,
             ));
             cases.push(Case::of(name("lookup"), looked_up));
         }
-        let no_rows = one(DType::F32, 3, lengths(&[0, 0, 0]), reducer);
+        let no_rows = one(DType::F32, 3, lengths(&[0, 0, 0]), reducer.clone());
         cases.push(Case::of(format!("reducers/{reducer}/no-rows"), no_rows));
-        cases.push(Case::of(format!("reducers/{reducer}/no-segments"), one(DType::F32, 3, lengths(&[]), reducer)));
+        cases.push(Case::of(format!("reducers/{reducer}/no-segments"), one(DType::F32, 3, lengths(&[]), reducer.clone())));
         // Long enough to be cut for threads: between segments, and inside one.
         for (name, table) in [("one-long", vec![40_000]), ("long-and-short", vec![3, 20_000, 1, 16_385, 3_000])] {
             for dtype in [DType::F32, DType::F64] {
-                let hierarchy = one(dtype, 2, lengths(&table), reducer);
+                let hierarchy = one(dtype, 2, lengths(&table), reducer.clone());
                 cases.push(Case::of(format!("reducers/{reducer}/{dtype}/{name}"), hierarchy).values(Fill::Factors));
             }
         }
         if !reducer.gives_positions() {
-            levels(reducer, &mut cases);
+            levels(reducer.clone(), &mut cases);
         }
         if reducer.takes_weights() {
             weights(reducer, &mut cases);
@@ -88,18 +91,18 @@ pub(super) fn reducers() -> Vec<Case> {
 fn levels(reducer: Reducer, cases: &mut Vec<Case>) {
     let below = lengths(&[3, 40, 0, 1, 65, 2, 36, 32, 33, 5]);
     for (name, lower, upper) in [
-        ("above-mean", Reducer::Mean, reducer),
-        ("below-sum", reducer, Reducer::Sum),
-        ("below-max", reducer, Reducer::Max),
-        ("twice", reducer, reducer),
+        ("above-mean", Reducer::Mean, reducer.clone()),
+        ("below-sum", reducer.clone(), Reducer::Sum),
+        ("below-max", reducer.clone(), Reducer::Max),
+        ("twice", reducer.clone(), reducer.clone()),
     ] {
         for dtype in [DType::F32, DType::F64, DType::BF16] {
             for keep in [false, true] {
-                let mut word = Level::new("word", below.clone()).reduce(lower).on_empty(OnEmpty::Fill(0.25));
+                let mut word = Level::new("word", below.clone()).reduce(lower.clone()).on_empty(OnEmpty::Fill(0.25));
                 word.keep = keep;
                 let hierarchy = Hierarchy::new(Leaves::values("x", dtype, 3))
-                    .level(scored(word, lower, dtype))
-                    .level(scored(Level::new("sentence", lengths(&[7, 3])).reduce(upper), upper, dtype))
+                    .level(scored(word, lower.clone(), dtype))
+                    .level(scored(Level::new("sentence", lengths(&[7, 3])).reduce(upper.clone()), upper.clone(), dtype))
                     .level(Level::new("text", lengths(&[2])).reduce(Reducer::Mean));
                 cases.push(Case::of(format!("reducers/{reducer}/levels/{name}/{dtype}/kept-{keep}"), hierarchy));
             }
@@ -107,7 +110,11 @@ fn levels(reducer: Reducer, cases: &mut Vec<Case>) {
     }
     for to in FLOATS {
         let hierarchy = Hierarchy::new(Leaves::values("x", DType::F32, 4))
-            .level(scored(Level::new("a", lengths(&[1, 2, 40, 32, 65])).reduce(reducer).dtype(to).keep(), reducer, DType::F32))
+            .level(scored(
+                Level::new("a", lengths(&[1, 2, 40, 32, 65])).reduce(reducer.clone()).dtype(to).keep(),
+                reducer.clone(),
+                DType::F32,
+            ))
             .level(Level::new("b", lengths(&[2, 3])).reduce(Reducer::Max));
         cases.push(Case::of(format!("reducers/{reducer}/as-{to}"), hierarchy));
     }
@@ -117,7 +124,7 @@ fn weights(reducer: Reducer, cases: &mut Vec<Case>) {
     for dtype in FLOATS {
         for of_weights in FLOATS.into_iter().filter(|weights| weights.widens_to(dtype.accumulator())) {
             let hierarchy = Hierarchy::new(Leaves::values("x", dtype, 6))
-                .level(Level::new("y", lengths(&[2, 3, 35, 100, 0, 2])).reduce(reducer).weights("w", of_weights).on_empty(EMPTY));
+                .level(Level::new("y", lengths(&[2, 3, 35, 100, 0, 2])).reduce(reducer.clone()).weights("w", of_weights).on_empty(EMPTY));
             let name = |what: &str| format!("reducers/{reducer}/weights/{dtype}-by-{of_weights}/{what}");
             cases.push(Case::of(name("plain"), hierarchy.clone()));
             cases.push(Case::of(name("some-zero"), hierarchy.clone()).fill("w", Fill::SomeZero));
@@ -129,7 +136,7 @@ fn weights(reducer: Reducer, cases: &mut Vec<Case>) {
         }
     }
     let long = Hierarchy::new(Leaves::values("x", DType::F32, 2))
-        .level(Level::new("y", lengths(&[30_000, 5, 9_995])).reduce(reducer).weights("w", DType::F32));
+        .level(Level::new("y", lengths(&[30_000, 5, 9_995])).reduce(reducer.clone()).weights("w", DType::F32));
     cases.push(Case::of(format!("reducers/{reducer}/weights/long"), long).values(Fill::Factors).fill("w", Fill::Positive));
 }
 
@@ -141,11 +148,11 @@ fn siblings(dtype: DType) -> Case {
         let word = graph.table("word", &lengths(&[3, 40, 1, 65, 2, 36]))?;
         for reducer in Reducer::ALL {
             if !reducer.needs_weights() {
-                let folded = graph.fold(x, word, Reduce::new(reducer))?;
+                let folded = graph.fold(x, word, Reduce::new(reducer.clone()))?;
                 graph.output(&reducer.to_string(), folded)?;
             }
             if reducer.takes_weights() {
-                let folded = graph.fold(x, word, Reduce::new(reducer).weights(w))?;
+                let folded = graph.fold(x, word, Reduce::new(reducer.clone()).weights(w))?;
                 graph.output(&format!("weighted-{reducer}"), folded)?;
             }
         }

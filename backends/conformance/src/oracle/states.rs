@@ -50,7 +50,7 @@ impl Column<'_> {
     pub(super) fn absolute(&self) -> Number {
         let rows: Vec<Number> =
             self.rows.iter().map(|x| if x.hi.is_sign_negative() { Number { hi: -x.hi, lo: -x.lo, ..*x } } else { *x }).collect();
-        let bound = error_bound(Reducer::L1, self.n(), self.input, self.output, self.weights.is_some());
+        let bound = error_bound(&Reducer::L1, self.n(), self.input, self.output, self.weights.is_some());
         add_up(Reducer::Sum, self.input, self.output, &rows, self.weights, bound)
     }
 
@@ -77,7 +77,7 @@ impl Column<'_> {
             return Number::exact(plain.sqrt());
         }
         // Two products and the additions of a sum; each product may underflow.
-        let bound = error_bound(Reducer::Sum, self.n(), self.input, DType::F64, true) + 2.0 * unit_roundoff(self.acc());
+        let bound = error_bound(&Reducer::Sum, self.n(), self.input, DType::F64, true) + 2.0 * unit_roundoff(self.acc());
         away += bound * size + (self.rows.len() as f64 + 1.0) * smallest(self.acc()) * widest;
         sum.settle();
         let negative = self.weights.is_some_and(|weights| weights.iter().any(|w| w.hi < 0.0));
@@ -268,7 +268,7 @@ impl Column<'_> {
 
     /// A row as it is, rounded where the output's type is narrower.
     pub(super) fn row(&self, at: usize) -> Number {
-        let bound = error_bound(Reducer::First, self.n(), self.input, self.output, false);
+        let bound = error_bound(&Reducer::First, self.n(), self.input, self.output, false);
         choose(&self.rows[at..at + 1], bound, self.output, |_, _| false)
     }
 

@@ -201,7 +201,7 @@ impl Case {
                                 None if spec.source == Source::Packed => range.clone().map(|p| self.rows[index_of(p)][feature]).collect(),
                                 None => taken.iter().map(|&row| self.rows[self.looked_up(row)][feature]).collect(),
                             };
-                            oracle::nearest(reduction.dtype, oracle::reduce(reduction.reducer, input, &rows, weights.as_deref()))
+                            oracle::nearest(reduction.dtype, oracle::reduce(reduction.reducer.clone(), input, &rows, weights.as_deref()))
                         })
                         .collect()
                 });

@@ -192,7 +192,7 @@ pub(crate) fn finishes(moves: &Module, seeds: std::ops::Range<u64>) -> Result<u6
             out_row_stride: 8 * features as i64,
             out_column_stride: 8,
             features: u32::try_from(features).expect("few"),
-            reducer: reducer_code(reducer),
+            reducer: reducer_code(&reducer),
             out_type: dtype_code(DType::F64),
             reserved: 0,
         };
@@ -206,8 +206,9 @@ pub(crate) fn finishes(moves: &Module, seeds: std::ops::Range<u64>) -> Result<u6
                 let index = |piece: u64| usize::try_from(piece).expect("small");
                 let weight = oracle::paired(Reducer::Sum, rows.clone().map(|piece| weights[index(piece)]).collect());
                 for feature in 0..features {
-                    let paired = oracle::paired(reducer, rows.clone().map(|piece| values[index(piece) * features + feature]).collect());
-                    let wanted = match (last, reducer) {
+                    let paired =
+                        oracle::paired(reducer.clone(), rows.clone().map(|piece| values[index(piece) * features + feature]).collect());
+                    let wanted = match (last, reducer.clone()) {
                         (true, Reducer::Mean) => paired / if weighted { weight } else { group.rows as f64 },
                         _ => paired,
                     };
@@ -269,7 +270,7 @@ pub(crate) fn roundings(moves: &Module, dtype: DType, numbers: &[f64]) -> Result
         out_row_stride: 0,
         out_column_stride: dtype.size() as i64,
         features: u32::try_from(numbers.len()).expect("few"),
-        reducer: reducer_code(Reducer::Sum),
+        reducer: reducer_code(&Reducer::Sum),
         out_type: dtype_code(dtype),
         reserved: 0,
     };

@@ -37,7 +37,7 @@ fn low16(bits: u64) -> u16 {
 
 /// One feature of one segment that has rows, not yet rounded to a result's type.
 pub(crate) fn reduce(reducer: Reducer, input: DType, rows: &[f64], weights: Option<&[f64]>) -> f64 {
-    match (reducer, input.accumulator()) {
+    match (reducer.clone(), input.accumulator()) {
         (Reducer::Sum | Reducer::Mean, DType::F64) => reduce_by::<AddOp, f64>(reducer, rows, weights),
         (Reducer::Sum | Reducer::Mean, _) => reduce_by::<AddOp, f32>(reducer, rows, weights),
         (Reducer::Max, DType::F64) => reduce_by::<MaxOp, f64>(reducer, rows, weights),
@@ -61,10 +61,10 @@ fn reduce_by<R: ReduceOp, A: Accumulator>(reducer: Reducer, rows: &[f64], weight
     let blocks = blocks_of::<R, A>(&lifted);
     let weight_blocks = weights.map(|weights| blocks_of::<AddOp, A>(&weights));
     if let [only] = blocks[..] {
-        return finish_block(reducer, only, n, weight_blocks.map(|blocks| blocks[0])).as_f64();
+        return finish_block(&reducer, only, n, weight_blocks.map(|blocks| blocks[0])).as_f64();
     }
     let wide = |blocks: Vec<A>| blocks.into_iter().map(Accumulator::as_f64).collect::<Vec<f64>>();
-    finish_tree(reducer, pairs::<R>(wide(blocks)), n, weight_blocks.map(|blocks| pairs::<AddOp>(wide(blocks))))
+    finish_tree(&reducer, pairs::<R>(wide(blocks)), n, weight_blocks.map(|blocks| pairs::<AddOp>(wide(blocks))))
 }
 
 fn blocks_of<R: ReduceOp, A: Accumulator>(rows: &[A]) -> Vec<A> {

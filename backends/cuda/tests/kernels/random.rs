@@ -30,8 +30,8 @@ impl Random {
     }
 
     /// One of them.
-    pub(crate) fn pick<T: Copy>(&mut self, of: &[T]) -> T {
-        of[usize::try_from(self.below(of.len() as u64)).expect("an index")]
+    pub(crate) fn pick<T: Clone>(&mut self, of: &[T]) -> T {
+        of[usize::try_from(self.below(of.len() as u64)).expect("an index")].clone()
     }
 
     /// A number of [-1, 1).

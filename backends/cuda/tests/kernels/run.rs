@@ -124,7 +124,7 @@ pub(crate) fn run(spec: &FoldSpec, case: &mut Case, kernels: &Kernels<'_>, sched
             out_row_stride: target.row_stride as i64,
             out_column_stride: target.column_stride as i64,
             features: u32::try_from(features).expect("few"),
-            reducer: reducer_code(reduction.reducer),
+            reducer: reducer_code(&reduction.reducer),
             out_type: dtype_code(reduction.dtype),
             reserved: 0,
         };

@@ -28,7 +28,7 @@ fn a_variance_stays_inside_its_bound_whatever_the_rows_have_in_common() {
                 let values: Vec<f32> = (0..n).map(|_| (offset + random.weight()) as f32).collect();
                 for (weighted, ddof) in [(false, 0), (false, 1), (true, 0)] {
                     let weights: Vec<f32> = (0..n).map(|_| if weighted { random.weight() as f32 + 0.25 } else { 1.0 }).collect();
-                    let found = reduce(Reducer::Var { ddof }, &values, weighted.then_some(&weights));
+                    let found = reduce(&Reducer::Var { ddof }, &values, weighted.then_some(&weights));
                     let (exact, raw) = variance(&values, &weights, ddof);
                     if n == 1 && ddof == 1 {
                         assert!(found.is_nan());
@@ -46,7 +46,7 @@ fn a_variance_stays_inside_its_bound_whatever_the_rows_have_in_common() {
                         "seed {seed}: {n} rows at {offset}, ddof {ddof}, weighted {weighted}: {found:e} for {exact:e}, bound {bound:e}"
                     );
                     worst = worst.max(if bound > 0.0 { error / bound } else { 0.0 });
-                    let root = reduce(Reducer::Std { ddof }, &values, weighted.then_some(&weights));
+                    let root = reduce(&Reducer::Std { ddof }, &values, weighted.then_some(&weights));
                     assert!((root * root - found).abs() <= 1e-6 * found, "{root} is the root of {found}");
                 }
             }
@@ -68,8 +68,8 @@ fn norms_stay_inside_their_bound() {
                 let l1: f64 = (0..n).map(|i| w(i) * f64::from(values[i]).abs()).sum();
                 let l2 = (0..n).map(|i| w(i) * f64::from(values[i]) * f64::from(values[i])).sum::<f64>().sqrt();
                 for (reducer, exact) in [(Reducer::L1, l1), (Reducer::L2, l2)] {
-                    let found = reduce(reducer, &values, weighted.then_some(&weights));
-                    let bound = error_bound(reducer, n as u64, DType::F32, DType::F64, weighted) + 1e-12;
+                    let found = reduce(&reducer, &values, weighted.then_some(&weights));
+                    let bound = error_bound(&reducer, n as u64, DType::F32, DType::F64, weighted) + 1e-12;
                     let error = (found - exact).abs();
                     assert!(error <= bound * exact, "seed {seed}: {reducer} of {n}, weighted {weighted}: {found:e} for {exact:e}");
                 }
@@ -85,23 +85,23 @@ fn ten_million_rows_keep_their_variance() {
     let values: Vec<f32> = (0..n).map(|row| 1000.0 + (row % 5) as f32 / 64.0).collect();
     // Of 0, 1, 2, 3, 4 sixty-fourths, each as often as the others.
     let exact = 2.0 / 4096.0;
-    let found = reduce(Reducer::Var { ddof: 0 }, &values, None);
+    let found = reduce(&Reducer::Var { ddof: 0 }, &values, None);
     assert!((found - exact).abs() <= 1e-6 * exact, "{found:e} for {exact:e}");
-    assert_eq!(reduce(Reducer::ArgMax, &values, None), 4.0);
-    assert_eq!(reduce(Reducer::Count, &values, None), f64::from(n));
+    assert_eq!(reduce(&Reducer::ArgMax, &values, None), 4.0);
+    assert_eq!(reduce(&Reducer::Count, &values, None), f64::from(n));
 }
 
 #[test]
 fn positions_are_those_of_the_first_nan_or_the_first_best() {
     let mut values: Vec<f32> = (0..100).map(|row| (row % 40) as f32).collect();
-    assert_eq!(reduce(Reducer::ArgMax, &values, None), 39.0);
-    assert_eq!(reduce(Reducer::ArgMin, &values, None), 0.0);
+    assert_eq!(reduce(&Reducer::ArgMax, &values, None), 39.0);
+    assert_eq!(reduce(&Reducer::ArgMin, &values, None), 0.0);
     values[70] = f32::NAN;
     values[90] = f32::NAN;
-    assert_eq!((reduce(Reducer::ArgMax, &values, None), reduce(Reducer::ArgMin, &values, None)), (70.0, 70.0));
-    assert_eq!(reduce(Reducer::ArgMax, &[f32::NEG_INFINITY; 70], None), 0.0);
-    assert_eq!(reduce(Reducer::ArgMin, &[f32::INFINITY; 70], None), 0.0);
-    assert_eq!((reduce(Reducer::First, &values, None), reduce(Reducer::Last, &values, None)), (0.0, 19.0));
+    assert_eq!((reduce(&Reducer::ArgMax, &values, None), reduce(&Reducer::ArgMin, &values, None)), (70.0, 70.0));
+    assert_eq!(reduce(&Reducer::ArgMax, &[f32::NEG_INFINITY; 70], None), 0.0);
+    assert_eq!(reduce(&Reducer::ArgMin, &[f32::INFINITY; 70], None), 0.0);
+    assert_eq!((reduce(&Reducer::First, &values, None), reduce(&Reducer::Last, &values, None)), (0.0, 19.0));
 }
 
 #[test]
@@ -114,18 +114,18 @@ fn exponents_are_shifted_and_stay_inside_their_bound() {
                 let largest = values.iter().fold(f32::NEG_INFINITY, |largest, &x| largest.max(x));
                 let terms: Vec<f64> = values.iter().map(|&x| (f64::from(x) - f64::from(largest)).exp()).collect();
                 let exact = f64::from(largest) + terms.iter().sum::<f64>().ln();
-                let found = reduce(Reducer::LogSumExp, &values, None);
-                let e = error_bound(Reducer::LogSumExp, n as u64, DType::F32, DType::F32, false);
+                let found = reduce(&Reducer::LogSumExp, &values, None);
+                let e = error_bound(&Reducer::LogSumExp, n as u64, DType::F32, DType::F32, false);
                 // The logarithm and the sum round, in f32 where there is one block.
                 let bound = e / (1.0 - e) + 2f64.powi(-23) * (exact.abs() + (exact - f64::from(largest)).abs());
                 assert!((found - exact).abs() <= bound, "seed {seed}: {n} rows at {offset}: {found} for {exact}, bound {bound:e}");
                 // Scores that are all alike weigh as a mean does; one that is far ahead chooses its row.
                 let mean = values.iter().map(|&x| f64::from(x)).sum::<f64>() / n as f64;
-                let pooled = reduce(Reducer::SoftMax, &values, Some(&vec![offset as f32; n]));
+                let pooled = reduce(&Reducer::SoftMax, &values, Some(&vec![offset as f32; n]));
                 assert!((pooled - mean).abs() <= 1e-5 * mean.abs().max(1.0), "{pooled} for {mean}");
                 let mut scores = vec![f32::NEG_INFINITY; n];
                 scores[n / 2] = offset as f32;
-                assert_eq!(reduce(Reducer::SoftMax, &values, Some(&scores)), f64::from(values[n / 2]), "seed {seed}, {n} rows");
+                assert_eq!(reduce(&Reducer::SoftMax, &values, Some(&scores)), f64::from(values[n / 2]), "seed {seed}, {n} rows");
             }
         }
     }
@@ -135,13 +135,13 @@ fn exponents_are_shifted_and_stay_inside_their_bound() {
 #[test]
 fn ten_million_exponents_do_not_overflow() {
     let values = vec![1000f32; 10_000_000];
-    let found = reduce(Reducer::LogSumExp, &values, None);
+    let found = reduce(&Reducer::LogSumExp, &values, None);
     assert!((found - (1000.0 + 1e7f64.ln())).abs() < 1e-6, "{found}");
 }
 
 #[test]
 fn quantiles_are_those_of_definition_seven() {
-    let quantile = |values: &[f32], q: f64| reduce(Reducer::Quantile(levelfold::Quantile::new(q).unwrap()), values, None);
+    let quantile = |values: &[f32], q: f64| reduce(&Reducer::Quantile(levelfold::Quantile::new(q).unwrap()), values, None);
     assert_eq!(quantile(&[4.0, 1.0, 3.0, 2.0], 0.5), 2.5);
     assert_eq!(quantile(&[4.0, 1.0, 3.0, 2.0], 0.25), 1.75);
     assert_eq!((quantile(&[7.0, 5.0], 0.0), quantile(&[7.0, 5.0], 1.0)), (5.0, 7.0));
