@@ -13,7 +13,9 @@ mod term;
 
 use crate::error::{Error, ErrorCode, Result};
 use crate::graph::{FoldLoad, LevelGraph, Op, Value, ValueType};
-use crate::plan::{CopyKind, Fold, Load, Place, Plan, StepKind};
+use crate::ids::TableId;
+use crate::plan::{CopyKind, Fold, Load, Place, Plan, StepKind, TableSource};
+use crate::segments::Segments;
 use crate::widen;
 use memory::Memory;
 use std::collections::HashMap;
@@ -26,6 +28,7 @@ use term::{TermId, Terms};
 /// buffer, what was expected and what is there.
 pub fn replay(plan: &Plan, graph: &LevelGraph) -> Result<()> {
     plan.verify()?;
+    check_tables(plan, graph)?;
     let mut terms = Terms::default();
     let wanted = graph_terms(graph, &mut terms)?;
     check_inputs(plan, graph)?;
@@ -85,6 +88,29 @@ pub fn replay(plan: &Plan, graph: &LevelGraph) -> Result<()> {
     }
     if plan.outputs().count() != wanted.len() {
         return Err(Error::new(ErrorCode::PlanWrong, "the plan has outputs that the graph does not have"));
+    }
+    Ok(())
+}
+
+/// What the plan says of its segments is so; segments that the graph does not have make another term, which is found later.
+fn check_tables(plan: &Plan, graph: &LevelGraph) -> Result<()> {
+    let mut known: Vec<Option<Segments>> = Vec::with_capacity(plan.tables.len());
+    for (index, table) in plan.tables.iter().enumerate() {
+        let segments = match table.source {
+            TableSource::Bound => {
+                graph.tables().iter().find(|of_graph| of_graph.segments.hash() == table.hash.0).map(|of_graph| of_graph.segments.clone())
+            }
+            TableSource::Compose { lower, upper } => match (&known[lower.index()], &known[upper.index()]) {
+                (Some(lower), Some(upper)) => Some(lower.compose(upper)?),
+                (None, _) | (_, None) => None,
+            },
+        };
+        if let Some(segments) = segments.as_ref().filter(|segments| !table.describes(segments)) {
+            return Err(Error::new(ErrorCode::PlanWrong, format!("table {} is not what the plan says: {segments:?}", TableId::new(index)))
+                .at_level(&*table.name)
+                .help("the plan was changed, or damaged: plan again"));
+        }
+        known.push(segments);
     }
     Ok(())
 }

@@ -18,6 +18,7 @@ use crate::dtype::DType;
 use crate::encoder::Encoding;
 use crate::ids::{BufferId, StepId, TableId, ViewId};
 use crate::reducer::{OnEmpty, Reducer};
+use crate::segments::Segments;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use smallvec::SmallVec;
 use std::fmt;
@@ -114,6 +115,14 @@ impl Table {
             TableForm::Offsets => self.segments.saturating_add(1).saturating_mul(8),
             TableForm::Ranges => self.segments.saturating_mul(16),
         }
+    }
+
+    /// Whether all that it says of its segments is so: steps are sized by it.
+    pub fn describes(&self, segments: &Segments) -> bool {
+        let form = if segments.is_partition() { TableForm::Offsets } else { TableForm::Ranges };
+        self.hash.0 == segments.hash()
+            && (self.form, self.segments, self.rows) == (form, segments.len(), segments.rows())
+            && (self.total_rows, self.longest, self.empty) == (segments.total_rows(), segments.longest(), segments.empty_count())
     }
 }
 

@@ -120,6 +120,8 @@ const CORRUPTIONS: &[Corruption] = &[
         let buffer = plan.buffers.iter_mut().find(|buffer| buffer.place == Place::Output).expect("an output");
         buffer.name = "wrod".into();
     }),
+    ("another longest segment", OptLevel::O1, |plan| plan.tables[0].longest -= 1),
+    ("another number of empty segments", OptLevel::O1, |plan| plan.tables[0].empty += 1),
     ("another hash", OptLevel::O1, |plan| plan.tables[0].hash.0 ^= 1),
     ("another alignment", OptLevel::O1, |plan| plan.align = 48),
     ("another cost", OptLevel::O1, |plan| plan.steps[0].cost.read += 1),

@@ -89,6 +89,55 @@ fn a_row_encoder_of_ones_own_runs_in_every_type_fused_or_not() {
     }
 }
 
+/// Adds one, in two halves that run in parallel.
+struct InParallel;
+
+impl RowEncoder for InParallel {
+    fn name(&self) -> &str {
+        "in-parallel"
+    }
+
+    fn version(&self) -> u32 {
+        1
+    }
+
+    fn encode_f32(&self, row: &mut [f32]) {
+        let (left, right) = row.split_at_mut(row.len() / 2);
+        let add = |half: &mut [f32], micros| {
+            std::thread::sleep(std::time::Duration::from_micros(micros));
+            half.iter_mut().for_each(|x| *x += 1.0);
+        };
+        // Whoever waits for the slower half may run other rows of the same step meanwhile.
+        rayon::join(|| add(left, 10), || add(right, 100));
+    }
+
+    fn encode_f64(&self, row: &mut [f64]) {
+        row.iter_mut().for_each(|x| *x += 1.0);
+    }
+}
+
+#[test]
+fn a_row_encoder_may_itself_run_in_parallel() {
+    const ROWS: usize = 600;
+    const FEATURES: usize = 64;
+    let leaves = Leaves::values("x", DType::F32, 64).encode(Encoder::Custom { name: "in-parallel".into(), version: 1 }).keep();
+    let hierarchy = Hierarchy::new(leaves).level(Level::new("y", Segments::whole(ROWS as u64)));
+    let registry = Registry::new().encoder(InParallel);
+    let backend = CpuBackend::builder().threads(4).small_bytes(0).registry(registry).build().unwrap();
+    let prepared = Engine::new(backend).prepare(&hierarchy).unwrap();
+    let input: Vec<f32> = (0..ROWS * FEATURES).map(|index| (index / FEATURES) as f32).collect();
+    let wanted: Vec<f32> = input.iter().map(|x| x + 1.0).collect();
+    for _ in 0..3 {
+        let (mut x, mut y) = (vec![0.0f32; ROWS * FEATURES], vec![0.0f32; FEATURES]);
+        let bindings = Bindings::new()
+            .input("x", TensorView::from_slice(&input, [ROWS, FEATURES]).unwrap())
+            .output("x", TensorViewMut::from_slice(&mut x, [ROWS, FEATURES]).unwrap())
+            .output("y", TensorViewMut::from_slice(&mut y, [1, FEATURES]).unwrap());
+        prepared.run(bindings).unwrap();
+        assert!(x == wanted, "{} wrong numbers", x.iter().zip(&wanted).filter(|(x, wanted)| x != wanted).count());
+    }
+}
+
 #[test]
 fn what_a_backend_does_not_know_is_an_error_when_it_compiles() {
     let told = |versions: &[u32]| Engine::new(backend(versions)).prepare(&hierarchy(7, DType::F32)).err().unwrap().to_string();

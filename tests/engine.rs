@@ -3,8 +3,9 @@
 use half::{bf16, f16};
 use levelfold::graph::{GraphBuilder, Reduce};
 use levelfold::numerics::error_bound;
+use levelfold::plan::{Plan, Table, TableForm};
 use levelfold::{
-    Bindings, DType, Engine, EngineOptions, ErrorCode, Hierarchy, Layout, Leaves, Level, OptLevel, Reducer, Segments, TensorView,
+    Bindings, DType, Engine, EngineOptions, ErrorCode, Hierarchy, Layout, Leaves, Level, OnEmpty, OptLevel, Reducer, Segments, TensorView,
     TensorViewMut,
 };
 use levelfold_cpu::CpuBackend;
@@ -176,6 +177,42 @@ fn a_plan_from_a_file_is_verified_and_needs_its_segments() {
     assert_eq!(engine.prepare_plan(broken, vec![words.clone()]).err().unwrap().code(), ErrorCode::PlanInvalid);
     let reference = Engine::new(ReferenceBackend::new());
     assert_eq!(reference.prepare_plan(plan, vec![words]).err().unwrap().code(), ErrorCode::WrongTarget);
+}
+
+/// Steps are compiled, and their scratch is sized, for what a plan says of its segments: what it says wrongly is found before anything runs.
+#[test]
+fn a_plan_that_lies_about_its_segments_does_not_run() {
+    let lengths = Segments::from_lengths(&[&[1u64; 303][..], &[200, 0]].concat()).unwrap();
+    let ranges: Vec<(u64, u64)> = lengths.ranges().map(|range| (range.start, range.end)).collect();
+    let ranges = Segments::from_ranges(&ranges, 503).unwrap();
+    let lies: [fn(&mut Table); 4] = [
+        |table| table.longest = 100,
+        |table| table.empty = 0,
+        |table| table.longest = 300,
+        |table| table.form = if table.form == TableForm::Offsets { TableForm::Ranges } else { TableForm::Offsets },
+    ];
+    for (segments, reducer) in [(&lengths, "median"), (&ranges, "sum"), (&lengths, "var")] {
+        let level = Level::new("y", segments.clone()).reduce(reducer.parse::<Reducer>().unwrap()).on_empty(OnEmpty::Zero);
+        let graph = Hierarchy::new(Leaves::values("x", DType::F32, 1)).level(level).graph().unwrap();
+        for backend in [true, false] {
+            let engine = if backend { engine(1) } else { Engine::new(ReferenceBackend::new()) };
+            let plan = engine.planner().unwrap().plan(graph.clone()).unwrap().plan;
+            let x = vec![1.0f32; 503];
+            let mut y = [9.0f32; 305];
+            let mut told = |plan: Plan| {
+                let prepared = engine.prepare_plan(plan, vec![segments.clone()])?;
+                let y = TensorViewMut::from_slice(&mut y, [305, 1]).unwrap();
+                prepared.run(Bindings::new().input("x", TensorView::from_column(&x)).output("y", y)).map(|_| ())
+            };
+            told(plan.clone()).unwrap();
+            for lie in lies {
+                let mut lied = plan.clone();
+                lie(&mut lied.tables[0]);
+                let error = told(lied).err().unwrap();
+                assert_eq!(error.code(), ErrorCode::PlanInvalid, "{error}");
+            }
+        }
+    }
 }
 
 #[test]

@@ -244,7 +244,7 @@ impl BenchArgs {
         configs
     }
 
-    fn stream(&self) -> Stream {
+    fn stream(&self) -> Result<Stream, Error> {
         Stream::new(self.threads(), self.stream_bytes.map(|size| size.0))
     }
 }
@@ -272,7 +272,7 @@ impl Session<'_> {
             self.ui.warn(format_args!("{} rounds are few: take {FEW_SAMPLES} or more for numbers to publish", args.rounds));
         }
         let trial = self.trial()?;
-        let mut stream = args.stream();
+        let mut stream = args.stream()?;
         let mut benches = Vec::new();
         for source in self.sources() {
             let material = self.material(&source)?;
@@ -369,7 +369,7 @@ impl Session<'_> {
         let (trial, material) = (self.trial()?, self.material(source)?);
         let inputs = material.case.inputs()?;
         let mut judged = trial.judge(&material, &inputs)?;
-        let mut stream = self.args.stream();
+        let mut stream = self.args.stream()?;
         let streams = paced::measure(&trial, &mut judged.contenders, &inputs, &mut stream)?;
         let bench = self.bench(source, &judged, &streams, stream.bytes())?;
         paced::finish(self.ui, &Report::new(Machine::here(self.args.threads()), vec![bench]))

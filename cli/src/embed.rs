@@ -22,7 +22,7 @@ use crate::ui::Ui;
 use fold::{FoldTotals, Folded, Folder, Rows};
 use indicatif::ProgressBar;
 use levelfold::numerics::Value;
-use levelfold::{DType, Engine, EngineOptions, Error, ErrorCode, Reducer};
+use levelfold::{DType, Error, ErrorCode, Reducer};
 use model::Model;
 use report::{LevelReport, PlanReport, Report, Seconds, rate};
 use request::{Kept, ReduceList, Request, TextLevel};
@@ -141,7 +141,8 @@ pub(crate) fn run(args: EmbedArgs, ui: &Ui) -> CliResult {
         ui.warn(format_args!("{} stretches of invalid UTF-8 were replaced by U+FFFD", report.replaced));
     }
     if report.empty_documents > 0 {
-        ui.warn(format_args!("{} documents are empty; their rows are zeros", report.empty_documents));
+        let encoded = if model.as_ref().is_some_and(Model::encodes_documents) { ", before they are encoded" } else { "" };
+        ui.warn(format_args!("{} documents are empty; their rows are zeros{encoded}", report.empty_documents));
     }
     if args.json { ui.print_json(&report) } else { ui.print(&report) }
 }
@@ -205,8 +206,7 @@ fn embed<T: Value>(args: &EmbedArgs, request: &Request<'_>, table: &UnitTable, u
     let metadata = metadata(args, request, &sources);
     // More names of files than a header takes are better refused now than after the work.
     Header::new(&metadata, Vec::new())?;
-    let options = EngineOptions { opt: args.plan.opt_level(), without: args.plan.disable_pass.clone(), memory_limit: None };
-    let engine = Engine::with_options(args.run.open_backend(ui)?, options);
+    let engine = args.run.engine(&args.plan, None, ui)?;
     let threads = args.run.threads.and_then(|threads| usize::try_from(threads).ok()).unwrap_or(0);
     let threads = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
     let mut job = Job::<T> {
@@ -264,7 +264,7 @@ fn embed<T: Value>(args: &EmbedArgs, request: &Request<'_>, table: &UnitTable, u
         empty_documents: counts.empty,
         replaced: counts.replaced,
         batches: job.batches,
-        backend: job.folder.engine.backend().target().name.to_string(),
+        backend: job.folder.engine.backend(),
         levels: level_reports(request, rows),
         plan: PlanReport::new(&totals),
         seconds: Seconds {

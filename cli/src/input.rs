@@ -161,7 +161,7 @@ impl FileArray {
         let shape = shape.iter().map(|&axis| usize::try_from(axis)).collect::<Result<_, _>>();
         let shape = shape.map_err(|_| Error::new(ErrorCode::Overflow, "an axis is longer than any memory"))?;
         let aligned = data.is_empty() || map[data.clone()].as_ptr().align_offset(scalar.size()) == 0;
-        let bytes = if aligned { Bytes::Mapped { map, data } } else { Bytes::Copied(AlignedBytes::copy_of(&map[data])) };
+        let bytes = if aligned { Bytes::Mapped { map, data } } else { Bytes::Copied(AlignedBytes::copy_of(&map[data])?) };
         Ok(FileArray { path: path.to_owned(), scalar, shape, order, bytes })
     }
 
@@ -176,10 +176,14 @@ impl FileArray {
     }
 
     /// Copies the data into memory of our own: aligned, and on huge pages where the system has them.
-    pub(crate) fn read_into_memory(&mut self) {
+    ///
+    /// # Errors
+    /// `memory-limit`.
+    pub(crate) fn read_into_memory(&mut self) -> Result<(), Error> {
         if let Bytes::Mapped { map, data } = &self.bytes {
-            self.bytes = Bytes::Copied(AlignedBytes::copy_of(&map[data.clone()]));
+            self.bytes = Bytes::Copied(AlignedBytes::copy_of(&map[data.clone()])?);
         }
+        Ok(())
     }
 
     /// Bytes that were copied, because they were not aligned or because they were wanted in memory.

@@ -22,19 +22,32 @@ const LARGE: usize = 4 << 20;
 
 impl AlignedBytes {
     /// Zeros.
-    pub(crate) fn zeroed(len: usize) -> Self {
+    ///
+    /// # Errors
+    /// `memory-limit` where the system does not give so many bytes.
+    pub(crate) fn zeroed(len: usize) -> Result<Self, Error> {
         let store = match large_pages(len) {
             Some(pages) => Store::Pages(pages),
-            None => Store::Words(vec![0; len.div_ceil(8)]),
+            None => {
+                let mut words = Vec::new();
+                words
+                    .try_reserve_exact(len.div_ceil(8))
+                    .map_err(|_| Error::new(ErrorCode::MemoryLimit, format!("the system has no {len} bytes")).help("take less at once"))?;
+                words.resize(len.div_ceil(8), 0);
+                Store::Words(words)
+            }
         };
-        AlignedBytes { store, len }
+        Ok(AlignedBytes { store, len })
     }
 
     /// A copy of these bytes.
-    pub(crate) fn copy_of(bytes: &[u8]) -> Self {
-        let mut copy = AlignedBytes::zeroed(bytes.len());
+    ///
+    /// # Errors
+    /// As for [`zeroed`](Self::zeroed).
+    pub(crate) fn copy_of(bytes: &[u8]) -> Result<Self, Error> {
+        let mut copy = AlignedBytes::zeroed(bytes.len())?;
         copy.as_mut().copy_from_slice(bytes);
-        copy
+        Ok(copy)
     }
 
     /// How many bytes.
@@ -86,7 +99,7 @@ impl Tensor {
     /// Zeros.
     ///
     /// # Errors
-    /// `overflow` where no memory holds that many.
+    /// `overflow` where no memory holds that many; `memory-limit` where this one does not.
     pub(crate) fn zeroed(name: &str, dtype: DType, rows: u64, features: u64) -> Result<Tensor, Error> {
         let narrow = |count: u64| usize::try_from(count).ok();
         let shape = narrow(rows).zip(narrow(features)).map(|(rows, features)| [rows, features]);
@@ -95,7 +108,8 @@ impl Tensor {
         let (Some(shape), Some(len)) = (shape, len.filter(|&len| isize::try_from(len).is_ok())) else {
             return Err(Error::new(ErrorCode::Overflow, format!("no memory holds {dtype}[{rows}, {features}]")).at_level(name));
         };
-        Ok(Tensor { name: name.into(), dtype, shape, bytes: AlignedBytes::zeroed(len) })
+        let bytes = AlignedBytes::zeroed(len).map_err(|error| error.at_level(name))?;
+        Ok(Tensor { name: name.into(), dtype, shape, bytes })
     }
 
     /// Borrowed to be read.
@@ -110,7 +124,7 @@ impl Tensor {
 /// A tensor for every output of a plan.
 ///
 /// # Errors
-/// `overflow`.
+/// `overflow`, `memory-limit`.
 pub(crate) fn output_tensors(plan: &Plan) -> Result<Vec<Tensor>, Error> {
     plan.outputs().map(|(_, Buffer { name, dtype, rows, features, .. })| Tensor::zeroed(name, *dtype, *rows, *features)).collect()
 }
@@ -120,14 +134,19 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_the_system_does_not_have_is_an_error() {
+        assert_eq!(AlignedBytes::zeroed(isize::MAX as usize - 7).err().unwrap().code(), ErrorCode::MemoryLimit);
+    }
+
+    #[test]
     fn small_and_large_memory_begins_as_zeros_and_holds_what_is_written() {
         for len in [0, 1, 7, 8, LARGE - 1, LARGE, LARGE + 3] {
-            let mut bytes = AlignedBytes::zeroed(len);
+            let mut bytes = AlignedBytes::zeroed(len).unwrap();
             assert_eq!((bytes.len(), bytes.as_ref().len()), (len, len));
             assert!(bytes.as_ref().iter().all(|&byte| byte == 0));
             assert_eq!(bytes.as_ref().as_ptr().align_offset(8), 0);
             bytes.as_mut().fill(7);
-            assert_eq!(AlignedBytes::copy_of(bytes.as_ref()).as_ref(), vec![7u8; len]);
+            assert_eq!(AlignedBytes::copy_of(bytes.as_ref()).unwrap().as_ref(), vec![7u8; len]);
         }
     }
 }

@@ -4,7 +4,8 @@ use crate::backends::BackendName;
 use crate::cuda::CudaOptions;
 use crate::ui::Ui;
 use levelfold::backend::Backend;
-use levelfold::{Engine, EngineOptions, Error, ErrorCode, OptLevel};
+use levelfold::graph::LevelGraph;
+use levelfold::{Engine, EngineOptions, Error, ErrorCode, OptLevel, Plan, Prepared};
 use std::str::FromStr;
 
 /// Where and how plans run.
@@ -51,25 +52,65 @@ impl PlanOptions {
 }
 
 impl RunOptions {
-    /// The backend; where it is for the program to choose, it says which.
+    /// The engine of these options; where the backend is for the program to choose, it says which.
     ///
     /// # Errors
     /// `backend-unavailable`.
-    pub(crate) fn open_backend(&self, ui: &Ui) -> Result<Box<dyn Backend>, Error> {
-        self.backend.settled(&self.cuda, ui).open(self.threads, &self.cuda)
+    pub(crate) fn engine<'a>(&self, plan: &PlanOptions, memory_limit: Option<u64>, ui: &'a Ui) -> Result<ChosenEngine<'a>, Error> {
+        let engine = |backend: Box<dyn Backend>| {
+            Engine::with_options(backend, EngineOptions { opt: plan.opt_level(), without: plan.disable_pass.clone(), memory_limit })
+        };
+        let settled = self.backend.settled(&self.cuda, ui);
+        let instead = match (self.backend, settled) {
+            (BackendName::Auto, BackendName::Cuda) => Some(engine(BackendName::Cpu.open(self.threads, &self.cuda)?)),
+            _ => None,
+        };
+        Ok(ChosenEngine { engine: engine(settled.open(self.threads, &self.cuda)?), instead, ui })
+    }
+}
+
+/// An engine, and where it was chosen by the program the one that takes its place when it cannot run what it is given.
+pub(crate) struct ChosenEngine<'a> {
+    engine: Engine,
+    instead: Option<Engine>,
+    ui: &'a Ui,
+}
+
+impl ChosenEngine<'_> {
+    /// The name of the backend.
+    pub(crate) fn backend(&self) -> String {
+        self.engine.backend().target().name.to_string()
     }
 
-    /// An engine of these options.
+    /// Plans and compiles a graph. A backend that the program chose may turn out not to run it: the other one does then, for good, and it is said.
     ///
     /// # Errors
-    /// `backend-unavailable`.
-    pub(crate) fn engine(&self, plan: &PlanOptions, ui: &Ui) -> Result<Engine, Error> {
-        let options = EngineOptions {
-            opt: plan.opt_level(),
-            without: plan.disable_pass.clone(),
-            memory_limit: self.memory_limit.map(|limit| limit.0),
-        };
-        Ok(Engine::with_options(self.open_backend(ui)?, options))
+    /// As for [`Engine::prepare_graph`].
+    pub(crate) fn prepare(&mut self, graph: LevelGraph) -> Result<Prepared, Error> {
+        let Some(instead) = self.instead.take() else { return self.engine.prepare_graph(graph) };
+        match self.engine.prepare_graph(graph.clone()) {
+            Err(error) if error.code() == ErrorCode::Unsupported => {
+                self.ui.note(format_args!("backend: cpu after all ({})", error.message()));
+                self.engine = instead;
+                self.engine.prepare_graph(graph)
+            }
+            prepared => {
+                self.instead = Some(instead);
+                prepared
+            }
+        }
+    }
+
+    /// Compiles a plan that was made for a graph.
+    ///
+    /// # Errors
+    /// As for [`Engine::prepare_plan`].
+    pub(crate) fn prepare_plan(&mut self, plan: Plan, graph: &LevelGraph) -> Result<Prepared, Error> {
+        if let Some(instead) = self.instead.take_if(|instead| instead.backend().target().name == plan.target) {
+            self.ui.note("backend: cpu after all (the plan is for it)");
+            self.engine = instead;
+        }
+        self.engine.prepare_plan(plan, graph.tables().iter().map(|table| table.segments.clone()).collect())
     }
 }
 

@@ -5,6 +5,7 @@
 //! A place that is no regular file (a device, a pipe) is written to as it is.
 
 use crate::failure::file_error;
+use crate::ui::Held;
 use levelfold::{DType, Error, ErrorCode};
 use serde_json::{Map, Value, json};
 use std::borrow::Cow;
@@ -103,6 +104,8 @@ pub(crate) struct Output {
     target: Target,
     /// How many bytes of data are still to come.
     missing: u64,
+    /// The temporary file is removed before the process ends.
+    _held: Option<Held>,
 }
 
 enum Target {
@@ -127,13 +130,14 @@ impl Output {
         }
         if existing.as_ref().is_some_and(|metadata| !metadata.is_file()) {
             let file = OpenOptions::new().write(true).open(place).map_err(|cause| cannot(&cause))?;
-            return Ok(Output { place: place.to_owned(), target: Target::Direct(file), missing: 0 });
+            return Ok(Output { place: place.to_owned(), target: Target::Direct(file), missing: 0, _held: None });
         }
         if existing.as_ref().is_some_and(|metadata| metadata.permissions().readonly()) {
             return Err(cannot(&"it is read-only"));
         }
         // Behind a link the file that it points to is replaced, not the link.
         let place = if existing.is_some() { fs::canonicalize(place).map_err(|cause| cannot(&cause))? } else { place.to_owned() };
+        let held = Held::new();
         let mut builder = tempfile::Builder::new();
         builder.prefix(".levelfold-").suffix(".tmp");
         #[cfg(unix)]
@@ -147,7 +151,7 @@ impl Output {
             // Best effort: on some file systems permissions cannot be set.
             let _ = file.as_file().set_permissions(existing.permissions());
         }
-        Ok(Output { place, target: Target::Renamed(file), missing: 0 })
+        Ok(Output { place, target: Target::Renamed(file), missing: 0, _held: Some(held) })
     }
 
     /// Where the file will be.

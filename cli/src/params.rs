@@ -17,6 +17,9 @@ impl Params {
     /// # Errors
     /// `file`; `unknown-name` for a param that the file lacks; `shape`; `not-bound` where params are asked for and no file is given.
     pub(crate) fn open(path: Option<&Path>, plan: &Plan, is_bound: impl Fn(&str) -> bool) -> Result<Params, Error> {
+        if let Some(path) = path {
+            FileArray::holds(path, "")?;
+        }
         let mut found = Vec::new();
         for (_, buffer) in plan.inputs().filter(|(_, buffer)| buffer.place == Place::Param && !is_bound(&buffer.name)) {
             let Some(path) = path else {
@@ -28,6 +31,11 @@ impl Params {
             found.push((buffer.name.to_string(), array.map_err(|error| error.at_level(&*buffer.name))?));
         }
         Ok(Params(found))
+    }
+
+    /// Whether nothing was asked for.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 
     /// What to bind.

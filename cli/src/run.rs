@@ -5,14 +5,14 @@ use crate::execute::{Input, execute, hash};
 use crate::failure::CliResult;
 use crate::input::{BIND_HELP, Bind};
 use crate::memory::{Tensor, output_tensors};
-use crate::options::{PlanOptions, RunOptions};
+use crate::options::{ChosenEngine, PlanOptions, RunOptions};
 use crate::output::{Entry, write_file};
 use crate::params::Params;
 use crate::spec_file::{Loaded, read_plan, read_spec};
 use crate::ui::Ui;
 use levelfold::backend::RunReport;
 use levelfold::numerics::count_to_f64;
-use levelfold::{Engine, Error, Prepared};
+use levelfold::{Error, Prepared};
 use serde::Serialize;
 use std::borrow::Cow;
 use std::path::PathBuf;
@@ -104,13 +104,16 @@ struct StepFacts {
 
 pub(crate) fn run(args: RunArgs, ui: &Ui) -> CliResult {
     let loaded = Loaded::new(read_spec(&args.spec)?, &args.bind)?;
-    let engine = args.how.engine(&args.planning, ui)?;
-    let prepared = prepare(&engine, &loaded, args.plan.as_deref())?;
+    let mut engine = args.how.engine(&args.planning, args.how.memory_limit.map(|limit| limit.0), ui)?;
+    let prepared = prepare(&mut engine, &loaded, args.plan.as_deref())?;
     let mut inputs: Vec<Input<'_>> = Vec::new();
     for (name, file) in &loaded.inputs {
         inputs.push((name, file.view()?));
     }
     let params = Params::open(args.params.as_deref(), prepared.plan(), |name| loaded.inputs.iter().any(|(bound, _)| bound == name))?;
+    if let Some(path) = args.params.as_deref().filter(|_| params.is_empty()) {
+        ui.warn(format_args!("nothing of {} is used: the plan has no parameters that are not bound", path.display()));
+    }
     inputs.extend(params.views()?);
     let mut outputs = output_tensors(prepared.plan())?;
     ui.check_interrupt()?;
@@ -128,12 +131,12 @@ pub(crate) fn run(args: RunArgs, ui: &Ui) -> CliResult {
     if args.json { ui.print_json(&report) } else { ui.print(report.text()) }
 }
 
-fn prepare(engine: &Engine, loaded: &Loaded, plan: Option<&std::path::Path>) -> Result<Prepared, Error> {
+fn prepare(engine: &mut ChosenEngine<'_>, loaded: &Loaded, plan: Option<&std::path::Path>) -> Result<Prepared, Error> {
     let graph = loaded.hierarchy.graph()?;
-    let Some(path) = plan else { return engine.prepare_graph(graph) };
+    let Some(path) = plan else { return engine.prepare(graph) };
     let plan = read_plan(path)?;
     levelfold::check::replay(&plan, &graph)?;
-    engine.prepare_plan(plan, graph.tables().iter().map(|table| table.segments.clone()).collect())
+    engine.prepare_plan(plan, &graph)
 }
 
 /// The backends compute in the machine's byte order; files are little-endian.

@@ -1,8 +1,8 @@
 //! What the command says, and where: data to stdout, errors, remarks and progress to stderr.
 //!
 //! Progress is drawn only on a terminal. A closed stdout ends the command quietly ([`Failure::ClosedPipe`]); any other failure to write is
-//! an error. Ctrl-C sets a flag that long work asks for ([`Ui::check_interrupt`]), so temporary files are removed on the way out; a
-//! second Ctrl-C ends the process at once.
+//! an error. Ctrl-C ends the process at once, unless there are temporary files ([`Held`]): then it sets a flag that long work asks for
+//! ([`Ui::check_interrupt`]), so that they are removed on the way out; a second Ctrl-C does not wait for that.
 
 use crate::failure::{CliResult, Failure};
 use anstyle::{AnsiColor, Style};
@@ -11,7 +11,7 @@ use levelfold::{Error, ErrorCode};
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// When to color.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -24,7 +24,26 @@ pub(crate) enum ColorChoice {
     Never,
 }
 
+static HELD: AtomicUsize = AtomicUsize::new(0);
+
+/// Something that has to be removed before the process ends: while there is one, Ctrl-C waits for the work to hear of it.
+pub(crate) struct Held(());
+
+impl Held {
+    pub(crate) fn new() -> Self {
+        HELD.fetch_add(1, Ordering::SeqCst);
+        Held(())
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        HELD.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
 /// The streams of the command.
+#[derive(Clone)]
 pub(crate) struct Ui {
     color: bool,
     quiet: bool,
@@ -42,11 +61,16 @@ impl Ui {
         Ui { color, quiet, interrupted: Arc::new(AtomicBool::new(false)) }
     }
 
-    /// From here on Ctrl-C (and a request to terminate) is answered by [`check_interrupt`](Self::check_interrupt).
+    /// From here on Ctrl-C (and a request to terminate) ends the process with 130, or is answered by
+    /// [`check_interrupt`](Self::check_interrupt) where there is something to remove first.
     pub(crate) fn watch_for_interrupts(&self) -> CliResult {
-        let flag = Arc::clone(&self.interrupted);
+        let ui = self.clone();
         let handler = move || {
-            if flag.swap(true, Ordering::SeqCst) {
+            let again = ui.interrupted.swap(true, Ordering::SeqCst);
+            if again || HELD.load(Ordering::SeqCst) == 0 {
+                if !again {
+                    ui.error(&"interrupted");
+                }
                 std::process::exit(130);
             }
         };

@@ -5,7 +5,7 @@ use crate::dtype::{DType, IdElement};
 use crate::error::{Error, ErrorCode, Result, suggestion};
 use crate::ids::{TableId, ViewId};
 use crate::numerics::Value;
-use crate::plan::{Buffer, CopyKind, Hash, Load, Place, Plan, StepKind, TableSource};
+use crate::plan::{Buffer, CopyKind, Hash, Load, Place, Plan, StepKind, Table, TableSource};
 use crate::segments::Segments;
 use crate::tensor::{Layout, TensorView, TensorViewMut};
 use crate::{narrow, widen_u64};
@@ -233,13 +233,9 @@ impl TableSet {
                 TableSource::Compose { .. } if known => continue,
                 TableSource::Compose { lower, upper } => resolved[lower.index()].compose(&resolved[upper.index()])?,
             };
-            let found = (segments.len(), segments.rows(), segments.total_rows(), Hash(segments.hash()));
-            if found != (table.segments, table.rows, table.total_rows, table.hash) {
-                return Err(Error::new(
-                    ErrorCode::PlanInvalid,
-                    format!("table {} is not what the plan says: {segments:?}", TableId::new(index)),
-                )
-                .at_level(&*table.name));
+            // Steps are compiled, and their scratch is sized, for what the plan says of its segments.
+            if !table.describes(&segments) {
+                return Err(misdescribed(TableId::new(index), table, &segments));
             }
             resolved.push(segments);
         }
@@ -272,6 +268,25 @@ impl TableSet {
             },
         }
     }
+}
+
+fn misdescribed(id: TableId, table: &Table, found: &Segments) -> Error {
+    Error::new(
+        ErrorCode::PlanInvalid,
+        format!(
+            "table {id} is not what the plan says: {found:?}, the longest of {} rows and {} empty; the plan has {} segments of {} rows in {:?}, \
+             the longest of {} and {} empty",
+            found.longest(),
+            found.empty_count(),
+            table.segments,
+            table.rows,
+            table.form,
+            table.longest,
+            table.empty
+        ),
+    )
+    .at_level(&*table.name)
+    .help("the plan was changed, or damaged: plan again")
 }
 
 fn not_bound_table(name: &str, hash: Hash) -> Error {

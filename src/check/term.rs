@@ -177,7 +177,7 @@ impl Terms {
     fn hoisted(&mut self, rows: TermId, tables: &dyn Tables, table: TableId, how: &How, weights: Option<TermId>) -> Result<Option<TermId>> {
         let Term::Kernel(Kernel::MatMul { rows: below, weight, bias }, dtype) = self.terms[rows.0] else { return Ok(None) };
         let exchanges = how.reducer == Reducer::Mean || (how.reducer == Reducer::Sum && bias.is_none());
-        if !exchanges || how.dtype != dtype || tables.facts(table).empty > 0 || below == self.nothing() {
+        if !exchanges || how.dtype != dtype || dtype != dtype.accumulator() || tables.facts(table).empty > 0 || below == self.nothing() {
             return Ok(None);
         }
         let rows = self.fold(below, tables, table, how.clone(), weights)?;

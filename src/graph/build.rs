@@ -3,10 +3,11 @@
 use super::{ConcatHow, GraphTable, LevelGraph, Node, Op, OpName, Origin, Reduction, Role, Value, ValueType};
 use crate::dtype::DType;
 use crate::error::{Error, ErrorCode, Result};
-use crate::ids::TableId;
+use crate::ids::{NodeId, TableId};
 use crate::reducer::{OnEmpty, Reducer};
 use crate::segments::Segments;
 use smallvec::smallvec;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 /// How a level is reduced.
@@ -79,6 +80,8 @@ pub struct GraphBuilder {
     pub(super) graph: LevelGraph,
     /// Whose level encoders belong to, where it is not that of their rows.
     pub(super) encoded: Option<u32>,
+    /// The inputs and params so far, by their names.
+    pub(super) bound: HashMap<Arc<str>, NodeId>,
 }
 
 impl GraphBuilder {
@@ -128,7 +131,7 @@ impl GraphBuilder {
         if name.is_empty() {
             return Err(Error::new(ErrorCode::UnknownName, "an input needs a name"));
         }
-        if self.graph.nodes().any(|node| matches!(self.graph.op(node), Op::Input { name: other, .. } if **other == *name)) {
+        if self.bound.contains_key(name) {
             return Err(Error::new(ErrorCode::DuplicateName, format!("two inputs are named `{name}`")).at_level(name));
         }
         let ValueType::Rows { rows, features, dtype } = ty else {
@@ -138,10 +141,12 @@ impl GraphBuilder {
             return Err(Error::new(ErrorCode::Overflow, format!("{rows} rows of {features} features do not fit 64 bits")).at_level(name));
         }
         let level = self.level(name);
-        let op = Op::Input { name: self.graph.levels[crate::widen(level)].clone(), role };
+        let name = self.graph.levels[crate::widen(level)].clone();
+        let op = Op::Input { name: name.clone(), role };
         let origins = smallvec![Origin { level, op: OpName::Input }];
-        let index = self.graph.graph.add_node(Node { op, types: smallvec![ty], origins, level });
-        Ok(Value { node: super::id_of(index), port: 0 })
+        let node = super::id_of(self.graph.graph.add_node(Node { op, types: smallvec![ty], origins, level }));
+        self.bound.insert(name, node);
+        Ok(Value { node, port: 0 })
     }
 
     /// The segments that make one level from the one below. The name is the level's.

@@ -89,10 +89,8 @@ impl GraphBuilder {
     /// [`param`](Self::param).
     pub fn shared_param(&mut self, name: &str, dtype: DType, rows: u64, features: u64) -> Result<Value> {
         let wanted = ValueType::Rows { rows, features, dtype };
-        let known = self
-            .graph
-            .nodes()
-            .find(|node| matches!(self.graph.op(*node), Op::Input { name: other, role: Role::Param } if **other == *name));
+        let known = self.bound.get(name).copied();
+        let known = known.filter(|node| matches!(self.graph.op(*node), Op::Input { role: Role::Param, .. }));
         let Some(node) = known else { return self.param(name, dtype, rows, features) };
         let value = Value { node, port: 0 };
         let found = *self.graph.value_type(value);

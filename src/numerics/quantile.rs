@@ -15,10 +15,14 @@ pub fn quantile_place(n: u64, q: f64) -> (u64, f64) {
     ((below as u64).min(n.saturating_sub(1)), place - below)
 }
 
-/// What lies this far from a row to the next one. A difference that overflows is taken in halves.
+/// What lies this far from a row to the next one: an infinity beside a number is that infinity, −∞ beside +∞ is NaN. A difference that
+/// overflows is taken in halves.
 #[inline]
 pub fn between_rows(below: f64, above: f64, fraction: f64) -> f64 {
     if fraction == 0.0 || below == above {
+        return below;
+    }
+    if below == f64::NEG_INFINITY && above < f64::INFINITY {
         return below;
     }
     let apart = above - below;

@@ -1,5 +1,6 @@
 //! What passes decided, as data. `Display` renders one line for people.
 
+use crate::dtype::DType;
 use crate::graph::{LevelGraph, Origins};
 use crate::ids::NodeId;
 use smallvec::SmallVec;
@@ -90,6 +91,8 @@ pub enum Refusal {
     Selects,
     /// A type in between rounds.
     RoundsBetween,
+    /// What would be made first would be rounded to this type, narrower than what it is summed in.
+    WouldRound(DType),
     /// Weights stand in between.
     Weighted,
     /// A sum would add the bias once for each row.
@@ -121,6 +124,7 @@ impl fmt::Display for Refusal {
             Refusal::Selects => f.write_str("a quantile selects among all rows of a segment, and shares its step with nothing"),
             Refusal::ReducersDiffer => f.write_str("the reducers of the two levels do not combine"),
             Refusal::RoundsBetween => f.write_str("the level between is rounded to a type of its own"),
+            Refusal::WouldRound(dtype) => write!(f, "the sum would be rounded to {dtype} before the product"),
             Refusal::Weighted => f.write_str("weights stand in between"),
             Refusal::AddsBias => f.write_str("the sum adds its bias once for each row"),
             Refusal::CannotBePlaced(reason) => f.write_str(reason),

@@ -1,8 +1,8 @@
 //! hoist-linear: `reduce(x W) = reduce(x) W` for sums and means, so a product of a row for each segment replaces one of every row.
 //!
 //! Sums are bracketed otherwise, so it waits for `-O2`, and says at `-O1` that it did. A bias passes through a mean; a sum would count it once
-//! for each row. Refused where a segment is empty (its answer is no product), where a type in between would round, and where something else
-//! takes the product.
+//! for each row. Refused where a segment is empty (its answer is no product), where a type in between would round (so in f16 and bf16, whose
+//! sums may be far larger than what comes of them), and where something else takes the product.
 
 use super::{Decision, Exactness, Names, Pass, Refusal};
 use crate::backend::Target;
@@ -69,6 +69,8 @@ impl HoistLinear {
             Some(Refusal::EmptySegments)
         } else if reduction.dtype != dtype {
             Some(Refusal::RoundsBetween)
+        } else if dtype != dtype.accumulator() {
+            Some(Refusal::WouldRound(dtype))
         } else if has_bias && reduction.reducer != Reducer::Mean {
             Some(Refusal::AddsBias)
         } else if self.exactness == Exactness::BitExact {

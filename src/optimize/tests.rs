@@ -466,17 +466,18 @@ fn drop_unused() {
 
 #[test]
 fn hoist_linear() {
-    let build = |reducer: Reducer, bias: bool, words: &[u64]| {
+    let build_of = |dtype: DType, reducer: Reducer, bias: bool, words: &[u64]| {
         let mut b = GraphBuilder::new();
-        let x = b.input("x", DType::F32, 3, 4).unwrap();
+        let x = b.input("x", dtype, 3, 4).unwrap();
         let word = b.table("word", &lengths(words)).unwrap();
-        let weight = b.param("w", DType::F32, 2, 4).unwrap();
-        let bias = if bias { Some(b.param("b", DType::F32, 1, 2).unwrap()) } else { None };
+        let weight = b.param("w", dtype, 2, 4).unwrap();
+        let bias = if bias { Some(b.param("b", dtype, 1, 2).unwrap()) } else { None };
         let y = b.linear(x, weight, bias).unwrap();
         let y = b.fold(y, word, Reduce::new(reducer).on_empty(OnEmpty::Zero)).unwrap();
         b.output("word", y).unwrap();
         b.finish().unwrap()
     };
+    let build = |reducer, bias, words: &[u64]| build_of(DType::F32, reducer, bias, words);
     let may = HoistLinear { exactness: Exactness::Reassociates };
     insta::assert_snapshot!(folded(may, build(Reducer::Mean, true, &[2, 1])), @"
     table t0 word offsets 2 of 3 rows
@@ -495,6 +496,7 @@ fn hoist_linear() {
         decided(may, build(Reducer::Sum, true, &[2, 1])),
         decided(may, build(Reducer::Mean, true, &[2, 0, 1])),
         decided(exact, build(Reducer::Mean, true, &[2, 1])),
+        decided(may, build_of(DType::F16, Reducer::Mean, true, &[2, 1])),
         decided(may, build(Reducer::Max, false, &[2, 1])),
     ];
     insta::assert_snapshot!(told.join("\n"), @"
@@ -502,6 +504,7 @@ fn hoist_linear() {
     hoist-linear          kept  x.linear stays below word: the sum adds its bias once for each row
     hoist-linear          kept  x.linear stays below word: the lower level has empty segments
     hoist-linear          kept  x.linear stays below word: it would change how sums are bracketed (allowed at -O2)
+    hoist-linear          kept  x.linear stays below word: the sum would be rounded to f16 before the product
     output word = n9
     ");
 }

@@ -11,6 +11,9 @@ use crate::ids::TableId;
 use crate::segments::Segments;
 use std::sync::Arc;
 
+/// The most layers of one transformer: a graph has a dozen nodes for each.
+const MOST_LAYERS: u64 = 1024;
+
 /// The wavelengths of positions go up to this many times 2π, unless said otherwise.
 pub const POSITION_BASE: f64 = 10_000.0;
 
@@ -124,7 +127,7 @@ pub enum Norm {
 /// A stack of layers, each of them self-attention and two linear maps with an activation between, with residual sums and layer norms.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Transformer {
-    /// How many layers, named `layers.0`, `layers.1`, …; `None` is one layer whose parameters stand right under the prefix.
+    /// How many layers, up to 1024, named `layers.0`, `layers.1`, …; `None` is one layer whose parameters stand right under the prefix.
     pub layers: Option<u64>,
     /// The attention of each layer.
     pub attention: Attention,
@@ -322,6 +325,10 @@ impl Making<'_> {
     }
 
     fn transformer(&mut self, x: Value, prefix: &str, transformer: &Transformer) -> Result<Value> {
+        if let Some(layers) = transformer.layers.filter(|&layers| layers > MOST_LAYERS) {
+            return Err(Error::new(ErrorCode::Option, format!("a transformer has {layers} layers; {MOST_LAYERS} are the most"))
+                .help("stack several transformers where so many are meant"));
+        }
         let mut x = match transformer.layers {
             None => self.layer(x, prefix, transformer)?,
             Some(layers) => (0..layers).try_fold(x, |x, layer| self.layer(x, &format!("{prefix}.layers.{layer}"), transformer))?,

@@ -24,13 +24,13 @@ unsafe impl Send for Arena {}
 unsafe impl Sync for Arena {}
 
 impl Arena {
-    fn new(bytes: usize, align: usize) -> Result<Self> {
+    pub(crate) fn new(bytes: usize, align: usize) -> Result<Self> {
         let align = if bytes >= HUGE { align.max(HUGE_PAGE) } else { align.max(64) };
         let layout = Layout::from_size_align(bytes.max(1), align)
             .map_err(|_| Error::new(ErrorCode::Overflow, format!("{bytes} bytes aligned to {align} cannot be addressed")))?;
         // SAFETY: the layout's size is not 0.
         let start = NonNull::new(unsafe { alloc_zeroed(layout) }).ok_or_else(|| {
-            Error::new(ErrorCode::MemoryLimit, format!("the system has no {bytes} bytes for the arena"))
+            Error::new(ErrorCode::MemoryLimit, format!("the system has no {bytes} bytes for an arena, or the scratch of threads"))
                 .help("keep fewer levels, or fold fewer rows at once")
         })?;
         let arena = Arena { start, layout };

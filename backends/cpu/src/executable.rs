@@ -15,7 +15,7 @@ use levelfold::plan::{Copy, CopyKind, Load, Plan, Step, StepKind, ViewLayout};
 use levelfold::segments::Segments;
 use rayon::iter::{IndexedParallelIterator, IntoParallelIterator, IntoParallelRefIterator, ParallelIterator};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
 /// The least bytes of a task, as a part of what is small: below, handing it out costs more than it brings.
@@ -56,17 +56,47 @@ struct Scratch {
     memory: Option<Arena>,
     stride: usize,
     threads: usize,
+    /// Whose is in use, in the order of the threads.
+    in_use: Vec<AtomicBool>,
+}
+
+/// The scratch of one task while it runs.
+struct TaskScratch<'a> {
+    start: *mut u8,
+    in_use: Option<&'a AtomicBool>,
+    /// Memory of its own, where that of its thread is taken.
+    _own: Option<Arena>,
 }
 
 impl Scratch {
-    /// The memory of the thread that asks: a thread of the pool by its number, the caller behind them.
-    fn of_this_thread(&self, pool: &Pool) -> *mut u8 {
+    fn new(memory: Arena, stride: usize, threads: usize) -> Self {
+        Scratch { memory: Some(memory), stride, threads, in_use: std::iter::repeat_with(AtomicBool::default).take(threads + 1).collect() }
+    }
+
+    /// Memory for a task: that of the thread that asks, a thread of the pool by its number, the caller behind them.
+    ///
+    /// An encoder of the caller's that waits for work of its own in the pool may run another task of the same step meanwhile. The thread's memory
+    /// is in use then, and that task gets memory of its own.
+    fn for_task(&self, pool: &Pool) -> TaskScratch<'_> {
         let index = match pool {
             Pool::Caller => self.threads,
             Pool::Threads(pool) => pool.current_thread_index().unwrap_or(self.threads),
         };
+        let in_use = &self.in_use[index];
+        if in_use.swap(true, Ordering::Acquire) {
+            let own = Arena::new(self.stride, 64).unwrap_or_else(|error| panic!("{error}"));
+            return TaskScratch { start: own.start(), in_use: None, _own: Some(own) };
+        }
         let start = self.memory.as_ref().map_or(std::ptr::null_mut(), Arena::start);
-        start.wrapping_add(index * self.stride)
+        TaskScratch { start: start.wrapping_add(index * self.stride), in_use: Some(in_use), _own: None }
+    }
+}
+
+impl Drop for TaskScratch<'_> {
+    fn drop(&mut self) {
+        if let Some(in_use) = self.in_use {
+            in_use.store(false, Ordering::Release);
+        }
     }
 }
 
@@ -106,7 +136,7 @@ impl CpuExecutable {
         let bytes = stride
             .checked_mul(threads + 1)
             .ok_or_else(|| Error::new(ErrorCode::Overflow, "the scratch of all threads cannot be addressed"))?;
-        let scratch = Scratch { memory: Some(shared.arenas.take(bytes, 64)?), stride, threads };
+        let scratch = Scratch::new(shared.arenas.take(bytes, 64)?, stride, threads);
         let params = if param_bytes == 0 { None } else { Some(shared.arenas.take(param_bytes, 64)?) };
         let report = RunReport::for_plan(&plan);
         Ok(CpuExecutable {
@@ -199,9 +229,9 @@ impl CpuExecutable {
                     unsafe { encode.params.prepare(&self.memory, params.start().cast()) };
                 }
                 each(pool, &encode.tasks, |task| {
-                    let scratch = self.scratch.of_this_thread(pool);
-                    // SAFETY: as above; each task has rows of its own, and scratch is this thread's while it runs one.
-                    unsafe { encode.run(task.clone(), &self.memory, &self.tables, params.start().cast(), scratch) };
+                    let scratch = self.scratch.for_task(pool);
+                    // SAFETY: as above; each task has rows and scratch of its own.
+                    unsafe { encode.run(task.clone(), &self.memory, &self.tables, params.start().cast(), scratch.start) };
                 });
                 (encode.read, encode.written)
             }
@@ -261,16 +291,17 @@ fn run_fold(fold: &FoldStep, memory: &[Memory], tables: &TableSet, scratch: &Scr
     let (read, written) = (AtomicU64::new(0), AtomicU64::new(0));
     let partials = Partials(partials);
     each(pool, &fold.cuts.tasks, |task| {
-        let mut walker = Walker::new(fold, memory, tables, scratch.of_this_thread(pool), partials.start());
-        // SAFETY: bindings were checked against the plan; scratch is this thread's own while it runs a task; the cuts give each segment and
-        // each partial to one task.
+        let scratch = scratch.for_task(pool);
+        let mut walker = Walker::new(fold, memory, tables, scratch.start, partials.start());
+        // SAFETY: bindings were checked against the plan; scratch is this task's own; the cuts give each segment and each partial to one task.
         unsafe { walker.run(*task) };
         read.fetch_add(walker.read, Ordering::Relaxed);
         written.fetch_add(walker.written, Ordering::Relaxed);
     });
     if !fold.cuts.splits.is_empty() {
         let _mode = FloatMode::set();
-        let mut walker = Walker::new(fold, memory, tables, scratch.of_this_thread(&Pool::Caller), partials.start());
+        let scratch = scratch.for_task(&Pool::Caller);
+        let mut walker = Walker::new(fold, memory, tables, scratch.start, partials.start());
         for split in &fold.cuts.splits {
             // SAFETY: all tasks are done.
             unsafe { walker.finish(*split) };

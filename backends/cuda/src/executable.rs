@@ -13,7 +13,7 @@ use crate::work::{self, Bringing, Work, grain, index_of, source_of, spec_of};
 use levelfold::backend::{Bindings, Executable, RunReport, TableSet};
 use levelfold::error::{Error, ErrorCode, Result};
 use levelfold::plan::{Fold, Load, Place as Kept, Plan, StepKind};
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How many sets of launches are kept: one for each way in which memory was bound.
@@ -207,10 +207,14 @@ impl CudaExecutable {
         let constants = shared.pool.take(crate::wide(work.constants.len()))?;
         let scratch = shared.pool.take(work.scratch_bytes)?;
         let arena = shared.pool.take(plan.totals.arena_bytes)?;
-        let fill = |at: usize, piece: &mut [u8]| piece.copy_from_slice(&work.constants[at..at + piece.len()]);
-        // SAFETY: the memory has room, and is kept as long as the executable.
-        unsafe { staging.upload(&self.stream, constants.address(), work.constants.len(), fill)? };
         let events = (0..plan.steps.len() + 2).map(|_| Event::new(&shared.device)).collect::<Result<Vec<Event>>>()?;
+        let fill = |at: usize, piece: &mut [u8]| piece.copy_from_slice(&work.constants[at..at + piece.len()]);
+        // SAFETY: the memory has room, and is kept as long as the executable, or until the stream has passed.
+        let uploaded = unsafe { staging.upload(&self.stream, constants.address(), work.constants.len(), fill) };
+        if uploaded.is_err() {
+            let _ = self.stream.synchronize();
+        }
+        uploaded?;
         let buffers = plan.buffers.iter().map(|_| None).collect();
         Ok(Ready { work, constants, scratch, arena, staging, buffers, events, programs: Vec::new() })
     }
@@ -318,8 +322,7 @@ impl Executable for CudaExecutable {
         let start = Instant::now();
         let shared = Arc::clone(&self.shared);
         let _entered = shared.device.enter()?;
-        // On a stream of the caller's, runs take turns: what one records, another must not add to.
-        let _turn = shared.of_caller.as_ref().map(|_| shared.turn.lock().unwrap_or_else(PoisonError::into_inner));
+        let _turn = shared.turn();
         let fetching = Fetching { shared: &shared, pool: &shared.pool, stream: &self.stream };
         self.tables.check_on(&self.plan, bindings, &fetching)?;
         let done = self.run_checked(bindings);

@@ -44,7 +44,7 @@ use modules::Kernels;
 use nvrtc::Nvrtc;
 use pool::Pool;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tables::DeviceTables;
 
 /// The name of the target.
@@ -65,14 +65,19 @@ pub(crate) struct Shared {
     pub(crate) replays: bool,
     /// The caller's stream, where one was given.
     pub(crate) of_caller: Option<Arc<Stream>>,
-    /// Held by whoever uses the caller's stream.
-    pub(crate) turn: Mutex<()>,
+    /// Held by whoever uses the caller's stream: see [`turn`](Self::turn).
+    pub(crate) turns: Mutex<()>,
     pub(crate) device: Arc<Device>,
 }
 
 impl Shared {
     pub(crate) fn device_id(&self) -> DeviceId {
         DeviceId { backend: NAME, ordinal: self.device.ordinal }
+    }
+
+    /// On a stream of the caller's, whoever puts work on it takes turns: what one records, another must not add to.
+    pub(crate) fn turn(&self) -> Option<MutexGuard<'_, ()>> {
+        self.of_caller.as_ref().map(|_| self.turns.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// The caller's stream, or a new one.
@@ -182,7 +187,7 @@ impl CudaBuilder {
             poison: self.poison,
             replays: !self.measures_steps,
             of_caller: self.stream.map(|stream| Arc::new(Stream::of_caller(&device, stream.0))),
-            turn: Mutex::new(()),
+            turns: Mutex::new(()),
             device,
         };
         Ok(CudaBackend { target: target(), shared: Arc::new(shared) })

@@ -12,7 +12,7 @@ const SMALL: u64 = 4 << 20;
 /// The memory of one backend.
 pub(crate) struct Pool {
     device: Arc<Device>,
-    /// The most bytes that the backend takes.
+    /// The most bytes that the backend takes, idle ones included.
     limit: Option<u64>,
     state: Mutex<State>,
 }
@@ -23,6 +23,12 @@ struct State {
     pinned: Vec<Pinned>,
     /// Bytes that executables and tensors hold.
     held: u64,
+}
+
+impl State {
+    fn idle_bytes(&self) -> u64 {
+        self.idle.iter().map(DeviceMemory::bytes).sum()
+    }
 }
 
 impl Pool {
@@ -41,7 +47,7 @@ impl Pool {
     pub(crate) fn check_budget(&self, needed: u64) -> Result<()> {
         let (held, idle) = {
             let state = self.state();
-            (state.held, state.idle.iter().map(DeviceMemory::bytes).sum::<u64>())
+            (state.held, state.idle_bytes())
         };
         if let Some(limit) = self.limit
             && held.saturating_add(needed) > limit
@@ -68,30 +74,42 @@ impl Pool {
     /// # Errors
     /// `memory-limit`.
     pub(crate) fn take(self: &Arc<Self>, bytes: u64) -> Result<Taken> {
-        let memory = {
+        let bytes = bytes.max(1);
+        let idle = {
             let mut state = self.state();
+            let room = self.limit.map_or(u64::MAX, |limit| limit.saturating_sub(state.held));
             let fits = |memory: &DeviceMemory| memory.bytes() >= bytes && memory.bytes() / 4 <= bytes.max(SMALL);
             let best = (0..state.idle.len()).filter(|&index| fits(&state.idle[index])).min_by_key(|&index| state.idle[index].bytes());
-            best.map(|index| state.idle.swap_remove(index))
+            let idle = best.map(|index| state.idle.swap_remove(index));
+            if idle.is_none() {
+                // What lies idle makes room for it, the largest first.
+                state.idle.sort_by_key(DeviceMemory::bytes);
+                while state.idle_bytes().saturating_add(bytes) > room && state.idle.pop().is_some() {}
+            }
+            // Counted before it is taken: what others take meanwhile has to fit beside it.
+            state.held += idle.as_ref().map_or(bytes, DeviceMemory::bytes);
+            idle
         };
-        let memory = match memory {
+        let memory = match idle {
             Some(memory) => memory,
-            None => match DeviceMemory::new(&self.device, bytes) {
-                Ok(memory) => memory,
-                Err(error) if error.code() == ErrorCode::MemoryLimit => {
-                    // What lies idle may be what is missing.
-                    let idle = std::mem::take(&mut self.state().idle);
-                    if idle.is_empty() {
-                        return Err(error);
-                    }
-                    drop(idle);
-                    DeviceMemory::new(&self.device, bytes)?
-                }
-                Err(error) => return Err(error),
-            },
+            None => self.take_new(bytes).inspect_err(|_| self.state().held -= bytes)?,
         };
-        self.state().held += memory.bytes();
         Ok(Taken { memory: Some(memory), pool: Arc::clone(self) })
+    }
+
+    fn take_new(&self, bytes: u64) -> Result<DeviceMemory> {
+        match DeviceMemory::new(&self.device, bytes) {
+            Err(error) if error.code() == ErrorCode::MemoryLimit => {
+                // What lies idle may be what is missing.
+                let idle = std::mem::take(&mut self.state().idle);
+                if idle.is_empty() {
+                    return Err(error);
+                }
+                drop(idle);
+                DeviceMemory::new(&self.device, bytes)
+            }
+            taken => taken,
+        }
     }
 
     /// Pinned memory of exactly this size.

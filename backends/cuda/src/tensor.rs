@@ -70,6 +70,7 @@ impl CudaBackend {
     pub fn tensor(&self, dtype: DType, shape: [usize; 2]) -> Result<DeviceTensor> {
         let shared = &self.shared;
         let bytes = bytes_of(dtype, shape)?;
+        let _turn = shared.turn();
         let _entered = shared.device.enter()?;
         shared.pool.check_budget(bytes)?;
         let memory = shared.pool.take(bytes)?;
@@ -89,6 +90,7 @@ impl CudaBackend {
     pub fn upload(&self, from: TensorView<'_>) -> Result<DeviceTensor> {
         let shared = &self.shared;
         let bytes = bytes_of(from.dtype(), from.shape())?;
+        let _turn = shared.turn();
         let _entered = shared.device.enter()?;
         shared.pool.check_budget(bytes)?;
         let memory = shared.pool.take(bytes)?;
@@ -116,6 +118,7 @@ impl CudaBackend {
         if from.shape != into.shape() {
             return Err(Error::new(ErrorCode::Shape, format!("a tensor of shape {:?} is copied to one of {:?}", from.shape, into.shape())));
         }
+        let _turn = shared.turn();
         let _entered = shared.device.enter()?;
         let bytes = bytes_of(from.dtype, from.shape)?;
         let stream = shared.stream()?;

@@ -2,6 +2,7 @@
 //! backends use, over huge pages where the system has them.
 
 use crate::memory::AlignedBytes;
+use levelfold::{Error, ErrorCode};
 use std::hint::black_box;
 use std::ops::Range;
 use std::time::Instant;
@@ -38,13 +39,17 @@ const QUARTERS: usize = 4;
 
 impl Stream {
     /// A buffer of so many bytes, or of four times the last cache, within 512 MiB and 1 GiB; every page of it is touched.
-    pub(crate) fn new(threads: usize, bytes: Option<u64>) -> Self {
+    ///
+    /// # Errors
+    /// `memory-limit` where the system has no such buffer.
+    pub(crate) fn new(threads: usize, bytes: Option<u64>) -> Result<Self, Error> {
         let bytes = bytes.unwrap_or_else(|| last_cache_bytes().unwrap_or(0).saturating_mul(4).clamp(LEAST_BYTES, MOST_BYTES));
         // Whole words in every quarter.
-        let bytes = usize::try_from(bytes).unwrap_or(1 << 28).max(512).next_multiple_of(256);
-        let mut stream = Stream { bytes: AlignedBytes::zeroed(bytes), threads: threads.max(1), turn: 0 };
+        let bytes = usize::try_from(bytes).ok().and_then(|bytes| bytes.max(512).checked_next_multiple_of(256));
+        let bytes = bytes.ok_or_else(|| Error::new(ErrorCode::Overflow, "no memory holds the buffer that measures bandwidth"))?;
+        let mut stream = Stream { bytes: AlignedBytes::zeroed(bytes)?, threads: threads.max(1), turn: 0 };
         (0..QUARTERS).for_each(|quarter| stream.fill(quarter, 1));
-        stream
+        Ok(stream)
     }
 
     /// The size of the buffer.
@@ -153,7 +158,7 @@ mod tests {
     #[test]
     fn every_word_is_read_filled_and_copied() {
         for (threads, bytes) in [(1, 1 << 12), (3, 1 << 12), (7, 1000)] {
-            let mut stream = Stream::new(threads, Some(bytes));
+            let mut stream = Stream::new(threads, Some(bytes)).unwrap();
             let words = u64::try_from(stream.bytes() / QUARTERS / 8).unwrap();
             // Words of eight bytes 1.
             assert_eq!(stream.read(0), words.wrapping_mul(0x0101_0101_0101_0101));

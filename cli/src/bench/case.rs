@@ -59,7 +59,7 @@ impl Case {
     /// What is wrong with a file, or missing.
     pub(crate) fn of_hierarchy(hierarchy: Hierarchy, bind: &[Bind], seed: u64) -> Result<Self, Error> {
         let mut loaded = Loaded::new(hierarchy, bind)?;
-        loaded.inputs.iter_mut().for_each(|(_, file)| file.read_into_memory());
+        loaded.inputs.iter_mut().try_for_each(|(_, file)| file.read_into_memory())?;
         Case::new(loaded, Order::RowMajor, seed)
     }
 

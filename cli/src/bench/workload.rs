@@ -227,7 +227,7 @@ impl Workload {
             }
             Workload::Skewed => {
                 let half = rows / 2;
-                let mut lengths = vec![1; narrow(rows - half)?];
+                let mut lengths = ones(rows - half)?;
                 let middle = lengths.len() / 2;
                 if half > 0 {
                     lengths.insert(middle, half);
@@ -248,7 +248,7 @@ impl Workload {
                 levels
             }
             Workload::Flat => vec![Level::new("all", Segments::whole(rows))],
-            Workload::Ones => vec![Level::new("segment", Segments::from_lengths(&vec![1u64; narrow(rows)?])?)],
+            Workload::Ones => vec![Level::new("segment", Segments::from_lengths(&ones(rows)?)?)],
         };
         if let Some(count) = size.levels {
             if count == 0 || count > levels.len() {
@@ -271,6 +271,9 @@ impl Workload {
 /// Segments over `rows` rows, of lengths that are drawn until the rows are used up; the last is as long as what is left.
 fn drawn(lengths: &Lengths, seed: u64, stream: u64, rows: u64) -> Result<Segments, Error> {
     let mut all = Vec::new();
+    // About as many as there will be: what no memory holds is found before it is drawn.
+    let average = 1 + lengths.short.div_ceil(2);
+    all.try_reserve(narrow(rows / average)?).map_err(|_| too_many(rows))?;
     let mut left = rows;
     let mut index = 0;
     while left > 0 {
@@ -281,6 +284,18 @@ fn drawn(lengths: &Lengths, seed: u64, stream: u64, rows: u64) -> Result<Segment
         index += 1;
     }
     Segments::from_lengths(&all)
+}
+
+/// Segments of one row.
+fn ones(count: u64) -> Result<Vec<u64>, Error> {
+    let mut lengths = Vec::new();
+    lengths.try_reserve(narrow(count)?).map_err(|_| too_many(count))?;
+    lengths.resize(narrow(count)?, 1);
+    Ok(lengths)
+}
+
+fn too_many(rows: u64) -> Error {
+    Error::new(ErrorCode::MemoryLimit, format!("the system has no memory for the segments of {rows} rows")).help("take fewer with --rows")
 }
 
 fn narrow(count: u64) -> Result<usize, Error> {

@@ -4,19 +4,20 @@
 //! the rows of all documents in one plan, so that the batches make no difference to a single bit.
 
 use super::request::{Request, TextLevel};
+use crate::options::ChosenEngine;
 use crate::params::Params;
 use crate::table::UnitTable;
 use crate::text::{Cut, Ids};
 use levelfold::numerics::Value;
 use levelfold::{
-    Bindings, DType, Engine, Error, ErrorCode, Hierarchy, Leaves, Level, OnEmpty, Plan, Prepared, Segments, TensorView, TensorViewMut,
+    Bindings, DType, Error, ErrorCode, Hierarchy, Leaves, Level, OnEmpty, Plan, Prepared, Segments, TensorView, TensorViewMut,
 };
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// Plans and runs, and counts what it did.
 pub(crate) struct Folder<'a> {
-    pub(crate) engine: Engine,
+    pub(crate) engine: ChosenEngine<'a>,
     pub(crate) request: &'a Request<'a>,
     pub(crate) table: &'a UnitTable,
     /// The file of the model's parameters.
@@ -81,8 +82,8 @@ impl Folder<'_> {
         let keys = self.keys(cut);
         let table: Vec<T> = self.table.gather(keys)?;
         let began = Instant::now();
-        let prepared = self.engine.prepare(&self.hierarchy::<T>(cut, keys.len(), top)?)?;
-        self.check_features(&prepared)?;
+        let prepared = self.engine.prepare(self.hierarchy::<T>(cut, keys.len(), top)?.graph()?)?;
+        self.check_outputs(&prepared, T::DTYPE)?;
         self.totals.plan_time += began.elapsed();
         // Ids that are the text itself are there already.
         let shared = if cut.ids == Ids::Text { wide(text.len()) } else { 0 };
@@ -125,7 +126,8 @@ impl Folder<'_> {
         let corpus = Level::new(name, Segments::whole(count)).reduce(reducers[TextLevel::Corpus.index()].clone());
         let hierarchy = Hierarchy::new(Leaves::values(below, T::DTYPE, wide(features))).level(corpus);
         let began = Instant::now();
-        let prepared = self.engine.prepare(&hierarchy)?;
+        let prepared = self.engine.prepare(hierarchy.graph()?)?;
+        self.check_outputs(&prepared, T::DTYPE)?;
         self.totals.plan_time += began.elapsed();
         let needed = needed(&prepared, 0)?;
         if needed > memory_limit {
@@ -190,8 +192,13 @@ impl Folder<'_> {
         [format!("{unit}.ids"), format!("{unit}.table")]
     }
 
-    /// The file that is written has as many features at each level.
-    fn check_features(&self, prepared: &Prepared) -> Result<(), Error> {
+    /// The file that is written has one type and as many features at each level.
+    fn check_outputs(&self, prepared: &Prepared, dtype: DType) -> Result<(), Error> {
+        if let Some((_, buffer)) = prepared.plan().outputs().find(|(_, buffer)| buffer.dtype != dtype) {
+            return Err(Error::new(ErrorCode::DType, format!("the level is {}, and the file is written in {dtype}", buffer.dtype))
+                .at_level(&*buffer.name)
+                .help("levels that are kept, and documents, have the type of the table: reduce them otherwise, or cast them back"));
+        }
         let features = wide(self.request.features);
         match prepared.plan().outputs().find(|(_, buffer)| buffer.features != features) {
             None => Ok(()),

@@ -136,6 +136,11 @@ impl Model {
         Ok(hierarchy)
     }
 
+    /// Whether what documents fold to is encoded.
+    pub(crate) fn encodes_documents(&self) -> bool {
+        self.hierarchy.levels.iter().zip(&self.levels).any(|(level, text)| *text == TextLevel::Document && !level.encode.is_empty())
+    }
+
     /// How many encoders it has, over all levels.
     pub(crate) fn encoders(&self) -> usize {
         let levels = self.hierarchy.levels.iter().map(|level| &level.encode);

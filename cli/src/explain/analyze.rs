@@ -74,7 +74,7 @@ pub(super) fn run(hierarchy: Hierarchy, args: &ExplainArgs, ui: &Ui) -> CliResul
     // Pages are touched, and arenas taken, before anything is timed.
     outputs.iter_mut().for_each(|output| output.bytes.as_mut().fill(0xff));
     check_bytes(plan, &execute(&prepared, &inputs, &mut outputs, RunReport::clone)?)?;
-    let mut stream = Stream::new(threads(args), args.stream_bytes.map(|size| size.0));
+    let mut stream = Stream::new(threads(args), args.stream_bytes.map(|size| size.0))?;
     let (mut reports, mut streams) = (Vec::new(), Vec::new());
     for _ in 0..args.runs {
         ui.check_interrupt()?;

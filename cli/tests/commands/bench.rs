@@ -264,3 +264,13 @@ fn an_older_report_that_says_nothing_about_this_one_is_refused() {
     assert_contains(&bench(&["--workload", "flat", "--compare", &then]).error(), "the two reports have no row in common");
     assert_contains(&bench(&["--compare", &folder.at("missing.json")]).error(), "cannot read");
 }
+
+#[test]
+fn what_no_memory_holds_is_an_error() {
+    let bench = |more: &[&str]| run(&[&["bench", "--workload", "ones"], more].concat()).error();
+    assert_contains(
+        &bench(&["--rows", "100000000000000"]),
+        "the system has no memory for the segments of 100000000000000 rows; take fewer with --rows",
+    );
+    assert_contains(&bench(&["--rows", "10", "--stream-bytes", "16777215T"]), "[memory-limit]");
+}

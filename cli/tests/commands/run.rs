@@ -230,3 +230,15 @@ fn places_that_cannot_be_written_are_errors() {
         assert_contains(&to("/dev/full"), "No space left on device");
     }
 }
+
+#[test]
+fn a_file_of_parameters_that_nothing_asks_for_is_opened_and_remarked_upon() {
+    let case = Case::new();
+    assert_contains(
+        &case.run(&case.char, &case.word, &["--params", &case.folder.at("none.safetensors")]).error(),
+        "No such file or directory",
+    );
+    let file = case.folder.write("p.safetensors", [&2u64.to_le_bytes()[..], b"{}"].concat());
+    let done = case.run(&case.char, &case.word, &["--params", &file]).code(0);
+    assert_contains(&done.stderr, "p.safetensors is used: the plan has no parameters that are not bound");
+}

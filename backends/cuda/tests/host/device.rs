@@ -190,3 +190,63 @@ fn steps_are_measured_where_that_is_asked_for() {
     }
     assert_eq!(fake.get("graphs"), before, "nothing is replayed");
 }
+
+#[test]
+fn what_lies_idle_counts_towards_the_limit() {
+    const LIMIT: i64 = 10 << 20;
+    let Some(fake) = Fake::take() else { return };
+    let backend = fake.builder().memory_limit(10 << 20).build().expect("the fake device");
+    let before = fake.get("bytes");
+    // Each is larger than the ones before it, so none of those can be used again.
+    for index in 0..12 {
+        drop(backend.tensor(DType::F32, [(1 << 20) + index * 100_000, 1]).expect("it fits"));
+        let held = fake.get("bytes") - before;
+        assert!(held <= LIMIT, "{held} bytes are held after tensor {index}, the limit is {LIMIT}");
+    }
+    let kept = backend.tensor(DType::F32, [1 << 20, 1]).expect("it fits");
+    let error = backend.tensor(DType::F32, [2 << 20, 1]).err().expect("it does not fit beside the other");
+    assert_eq!(error.code(), ErrorCode::MemoryLimit);
+    drop(kept);
+}
+
+/// Copies of tensors and runs share the caller's stream: none of them may end up in what the other records.
+#[test]
+fn tensors_and_runs_take_turns_on_the_callers_stream() {
+    let Some(fake) = Fake::take() else { return };
+    // The process loads the driver with the first backend.
+    let _first = fake.backend();
+    let (mut context, mut stream) = (std::ptr::null_mut(), std::ptr::null_mut());
+    // SAFETY: plain calls of the driver that this process loaded; the pointers live across them.
+    unsafe {
+        assert_eq!(sys::cuDevicePrimaryCtxRetain(&raw mut context, 0), sys::CUresult::CUDA_SUCCESS);
+        assert_eq!(sys::cuCtxSetCurrent(context), sys::CUresult::CUDA_SUCCESS);
+        assert_eq!(sys::cuStreamCreate(&raw mut stream, 1), sys::CUresult::CUDA_SUCCESS);
+    }
+    // SAFETY: the stream is of the primary context, stays, and is captured by nobody else.
+    let backend = unsafe { fake.builder().stream(stream.expose_provenance()) }.build().expect("the fake device");
+    let engine = Engine::new(backend.clone());
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let copies = scope.spawn(|| {
+            // Bounded, for when a run fails and nobody says that it is done.
+            for count in 0..1_000_000usize {
+                if done.load(std::sync::atomic::Ordering::Relaxed) {
+                    break;
+                }
+                let host: Vec<f32> = (0..64).map(|index| (index + count % 1000) as f32).collect();
+                let tensor = backend.upload(TensorView::from_slice(&host, [64, 1]).expect("a view")).expect("uploaded");
+                let mut back = vec![0.0f32; 64];
+                backend.download(&tensor, &mut TensorViewMut::from_slice(&mut back, [64, 1]).expect("a view")).expect("downloaded");
+                assert_eq!(back, host);
+            }
+        });
+        for _ in 0..20 {
+            let prepared = engine.prepare(&hierarchy()).expect("a plan");
+            for _ in 0..4 {
+                assert_eq!(fold(&prepared, &data(1)).expect("a run"), wanted(1));
+            }
+        }
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        copies.join().expect("every copy was right");
+    });
+}

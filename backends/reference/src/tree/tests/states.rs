@@ -146,6 +146,14 @@ fn quantiles_are_those_of_definition_seven() {
     assert_eq!(quantile(&[4.0, 1.0, 3.0, 2.0], 0.25), 1.75);
     assert_eq!((quantile(&[7.0, 5.0], 0.0), quantile(&[7.0, 5.0], 1.0)), (5.0, 7.0));
     assert_eq!(quantile(&[f32::NEG_INFINITY, 0.0, f32::INFINITY], 0.5), 0.0);
+    // Between an infinity and a number lies that infinity, wherever; between both infinities nothing.
+    let (inf, low) = (f32::INFINITY, f32::NEG_INFINITY);
+    for q in [0.25, 0.5, 0.75] {
+        assert_eq!((quantile(&[low, 5.0], q), quantile(&[7.0, inf], q)), (f64::NEG_INFINITY, f64::INFINITY), "{q}");
+        assert!(quantile(&[low, inf], q).is_nan(), "{q}");
+    }
+    assert_eq!((quantile(&[low, 5.0], 1.0), quantile(&[7.0, inf], 0.0)), (5.0, 7.0));
+    assert_eq!(quantile(&[low, low], 0.5), f64::NEG_INFINITY);
     assert!(quantile(&[1.0, f32::NAN, 2.0], 0.0).is_nan());
     let values: Vec<f32> = (0..1001).map(|row| ((row * 617) % 1001) as f32).collect();
     for q in [0.0, 0.1, 0.5, 0.999, 1.0] {
