@@ -270,7 +270,7 @@ impl Segments {
         for (segment, pair) in offsets.windows(2).enumerate() {
             stats.add(segment, pair[1] - pair[0])?;
         }
-        let hash = hash_of(0, rows, bytemuck::must_cast_slice(&offsets));
+        let hash = hash_of(rows, &[&offsets]);
         Ok(Segments { inner: Arc::new(Inner { form: Form::Offsets(offsets.into()), rows, stats, hash }) })
     }
 
@@ -280,7 +280,7 @@ impl Segments {
         for (segment, [start, end]) in ranges.iter().enumerate() {
             stats.add(segment, end - start)?;
         }
-        let hash = hash_of(1, rows, bytemuck::must_cast_slice(&ranges));
+        let hash = hash_of(rows, &[&[RANGES, rows], bytemuck::must_cast_slice(&ranges)]);
         Ok(Segments { inner: Arc::new(Inner { form: Form::Ranges(ranges.into()), rows, stats, hash }) })
     }
 
@@ -421,14 +421,25 @@ impl fmt::Debug for Segments {
     }
 }
 
-/// xxh3-128 over the numbers in little-endian order, seeded by form and row count.
-fn hash_of(form: u64, rows: u64, numbers: &[u64]) -> u128 {
-    let seed = rows.rotate_left(1) ^ form;
-    if cfg!(target_endian = "little") {
+/// Begins what is hashed of ranges. A seed is not enough to tell two forms apart: in short inputs xxh3 combines it with the numbers, so that a seed and
+/// a number that both differ by one may cancel out.
+const RANGES: u64 = 0x6c65_7665_6c66_6f6c;
+
+/// xxh3-128 over numbers in little-endian order, seeded by the row count: the offsets, or [`RANGES`], the row count and the ranges.
+fn hash_of(rows: u64, parts: &[&[u64]]) -> u128 {
+    let seed = rows.rotate_left(1);
+    if let (true, [numbers]) = (cfg!(target_endian = "little"), parts) {
         return xxhash_rust::xxh3::xxh3_128_with_seed(bytemuck::must_cast_slice(numbers), seed);
     }
-    let bytes: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
-    xxhash_rust::xxh3::xxh3_128_with_seed(&bytes, seed)
+    let mut state = xxhash_rust::xxh3::Xxh3::with_seed(seed);
+    for part in parts {
+        if cfg!(target_endian = "little") {
+            state.update(bytemuck::must_cast_slice(part));
+        } else {
+            part.iter().for_each(|number| state.update(&number.to_le_bytes()));
+        }
+    }
+    state.digest128()
 }
 
 #[inline(always)]

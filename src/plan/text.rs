@@ -543,7 +543,7 @@ mod tests {
         table   t0 session  3 of 6 rows  offsets         longest 4  empty 1  bound       6377a1950f57fe0d1b57a0d5efd01c08
         table   t1 user     2 of 3 rows  offsets         longest 2  empty 0  bound       56897d2569ada851cca8106cccfa3d4b
         table   t2 user     2 of 6 rows  offsets         longest 4  empty 0  t1 over t0  b8e4f672462623e9b3c556e50a135705
-        table   t3 window   3 of 6 rows  ranges total 8  longest 4  empty 1  bound       d1953ce91210729aa0aaaf5d3cb5a115
+        table   t3 window   3 of 6 rows  ranges total 8  longest 4  empty 1  bound       c5ae7abc5cfa9e2df970afa0cd553916
 
         buffer  b0  ids                i64[6x1] 48 B  input
         buffer  b1  vectors            f32[9x2] 72 B  param

@@ -102,3 +102,39 @@ fn composing_takes_the_upper_segments_through_the_lower() {
     insta::assert_snapshot!(refused(words.compose(&words)), @"segments over 6 rows cannot follow 4 segments [rows-mismatch]");
     insta::assert_snapshot!(refused(reordered.compose(&Segments::whole(2))), @"only an ordered partition can be composed with the level above [graph-invalid]");
 }
+
+/// Tables are found by their hashes, so two that differ must not share one: least of all short ones, which differ in a number or two.
+#[test]
+fn short_tables_have_hashes_of_their_own() {
+    let mut seen = std::collections::HashMap::new();
+    let mut meet = |segments: Segments| {
+        if let Some(other) = seen.insert(segments.hash(), segments.clone()) {
+            assert_eq!(
+                other,
+                segments,
+                "{:?} and {:?} share a hash",
+                (other.offsets(), other.pairs()),
+                (segments.offsets(), segments.pairs())
+            );
+        }
+    };
+    for rows in 0..40u64 {
+        for first in 0..=rows {
+            meet(Segments::from_offsets(&[0, rows], rows).unwrap());
+            meet(Segments::from_offsets(&[0, first, rows], rows).unwrap());
+            for second in first..=rows {
+                meet(Segments::from_offsets(&[0, first, second, rows], rows).unwrap());
+                meet(Segments::from_ranges(&[(first, second)], rows).unwrap());
+                meet(Segments::from_ranges(&[(0, first), (first, second)], rows).unwrap());
+                meet(Segments::from_ranges(&[(first, second), (0, rows)], rows).unwrap());
+            }
+        }
+    }
+    for rows in 0..20_000u64 {
+        meet(Segments::whole(rows));
+        meet(Segments::from_ranges(&[(0, 0)], rows).unwrap());
+        meet(Segments::from_ranges(&[(rows, rows)], rows).unwrap());
+        meet(Segments::from_offsets(&[0, rows / 2, rows], rows).unwrap());
+    }
+    assert!(seen.len() > 80_000, "{}", seen.len());
+}

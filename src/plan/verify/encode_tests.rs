@@ -184,7 +184,7 @@ fn encoders_print_in_every_form_and_read_back() {
     insta::assert_snapshot!(plan.to_string(), @"
     plan v1 target=test align=64
 
-    table   t0 window       3 of  8 rows  ranges total 10  longest 5  empty 1  bound  a815c968263de08ee811dc3e6b66a2d3
+    table   t0 window       3 of  8 rows  ranges total 10  longest 5  empty 1  bound  20805c5fe9da3b5dea07404c7b5b84b4
     table   t1 window.rows  3 of 10 rows  offsets          longest 5  empty 1  bound  3ef9987cc9a4652187a4c7ea8cff50dd
 
     buffer  b0  x                       f32[8x4]   128 B  input
