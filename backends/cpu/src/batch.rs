@@ -7,6 +7,7 @@
 use crate::fold::{BATCH_ROWS, ReductionRun, TILE_ROWS, Walker};
 use crate::kernels::{Run, Source};
 use crate::stream;
+use crate::vector::prefetch;
 use levelfold::Reducer;
 use levelfold::numerics::BLOCK_ROWS_U64;
 use levelfold::plan::{Load, Order};
@@ -21,6 +22,12 @@ pub(crate) struct Dense {
 
 /// So many reductions are run side by side.
 const GROUP: usize = 4;
+/// The most bytes that are asked for ahead of their use.
+const ASKED_BYTES: usize = 8 << 10;
+/// The bytes of a line of the cache.
+const LINE: usize = 64;
+/// What stores past the cache have to be aligned to.
+const VECTOR_ALIGN: usize = 16;
 
 impl Dense {
     pub(crate) fn row(self, index: usize) -> *mut u8 {
@@ -87,14 +94,23 @@ impl<'a> Walker<'a> {
         })
     }
 
-    /// Whether results are written where they belong at once. What goes past the cache does not, where it is whole rows of an output: columns of one,
-    /// written in several places, would gain nothing.
+    /// Whether results are written where they belong at once, and only there. What goes past the cache and feeds the next stage is not.
     pub(crate) fn writes_in_place(&self, reduction: &ReductionRun) -> bool {
-        reduction.write.is_some_and(|view| {
-            let memory = self.memory[view.index()];
-            let follows = memory.row_stride == (self.step.features * reduction.size) as isize;
-            memory.is_dense() && !(reduction.streams && follows)
-        })
+        reduction.write.is_some_and(|view| self.memory[view.index()].is_dense()) && !(reduction.feeds && self.streams(reduction))
+    }
+
+    /// Whether results go past the cache. Lines of memory are written whole: by what follows at once, or each by one row.
+    fn streams(&self, reduction: &ReductionRun) -> bool {
+        reduction.streams
+            && reduction.write.is_some_and(|view| {
+                let memory = self.memory[view.index()];
+                let row_bytes = self.step.features * reduction.size;
+                let align = if reduction.beside || memory.row_stride == row_bytes as isize { VECTOR_ALIGN } else { LINE };
+                memory.is_dense()
+                    && row_bytes.is_multiple_of(LINE)
+                    && memory.start.addr().is_multiple_of(align)
+                    && memory.row_stride.unsigned_abs().is_multiple_of(align)
+            })
     }
 
     /// The end of a batch, which has so many rows at most and no long segment, and its rows.
@@ -183,8 +199,8 @@ impl<'a> Walker<'a> {
                     });
                     rows = run_by_segment(reductions, &mut runs, segments.clone());
                     for (reduction, run) in reductions.iter().zip(&runs) {
-                        if let Some((_, out)) = run {
-                            self.deliver(reduction, segments.clone(), *out);
+                        if let Some((run, out)) = run {
+                            self.delivered(reduction, segments.clone(), run, *out);
                         }
                     }
                 }
@@ -197,7 +213,7 @@ impl<'a> Walker<'a> {
                         None => (reduction.kernels.fold_run)(&run, segments.start, segments.end, &mut rows),
                         Some(_) => self.run_states(k, index, &run, segments.clone(), &mut rows),
                     };
-                    self.deliver(reduction, segments.start..next, out);
+                    self.delivered(reduction, segments.start..next, &run, out);
                 }
             }
         }
@@ -210,14 +226,27 @@ impl<'a> Walker<'a> {
     fn run_of(&self, k: usize, reduction: &ReductionRun, first: u64, slots: *mut u8, source: Source) -> Option<(Run<'a>, Dense)> {
         let step = self.step;
         let out = self.out(reduction, first, slots)?;
+        let row_zero = |rows: Dense| rows.start.wrapping_offset((first as isize).wrapping_mul(rows.stride).wrapping_neg());
+        let streams = self.streams(reduction);
+        // What feeds the next stage is written twice: past the cache, and where that stage reads it.
+        let (to, also) = match reduction.write {
+            Some(view) if streams && reduction.feeds => {
+                let memory = self.memory[view.index()];
+                (Dense { start: memory.row(first as usize), stride: memory.row_stride }, row_zero(out))
+            }
+            Some(_) | None => (out, std::ptr::null_mut()),
+        };
         let run = Run {
             segments: self.tables.get(step.stages[k].table),
             source,
             features: step.features,
             acc: self.scratch.wrapping_add(reduction.acc),
-            out: out.start.wrapping_offset((first as isize).wrapping_mul(out.stride).wrapping_neg()),
-            out_stride: out.stride,
+            out: row_zero(to),
+            out_stride: to.stride,
             out_size: reduction.size,
+            streams,
+            also,
+            also_stride: out.stride,
             weights: reduction.weights.map(|view| self.memory[view.index()]),
             divides: reduction.reducer == Reducer::Mean,
             accumulate: reduction.kernels.accumulate,
@@ -240,6 +269,15 @@ impl<'a> Walker<'a> {
             Some(_) => Some(Dense { start: slots, stride: row_bytes }),
             None if slots.is_null() => None,
             None => Some(Dense { start: slots, stride: row_bytes }),
+        }
+    }
+
+    /// As [`deliver`](Self::deliver), after a run that may have written past the cache.
+    unsafe fn delivered(&mut self, reduction: &ReductionRun, segments: Range<u64>, run: &Run<'_>, from: Dense) {
+        self.streamed |= run.streams;
+        if run.also.is_null() {
+            // SAFETY: the caller's promise.
+            unsafe { self.deliver(reduction, segments, from) }
         }
     }
 
@@ -269,15 +307,18 @@ impl<'a> Walker<'a> {
     }
 }
 
-/// Runs several reductions over short segments, one segment after the other: how many rows it has is then guessed right by all but the first.
-/// Returns the rows.
+/// Runs several reductions over short segments, one segment after the other: how many rows it has is then guessed right by all but the first, and the
+/// rows of the next come while the others compute. Returns the rows.
 unsafe fn run_by_segment(reductions: &[ReductionRun], runs: &mut [Option<(Run<'_>, Dense)>; GROUP], segments: Range<u64>) -> u64 {
     let mut rows = 0;
     for segment in segments {
         let mut own = 0;
-        for (reduction, run) in reductions.iter().zip(&mut *runs) {
+        for (index, (reduction, run)) in reductions.iter().zip(&mut *runs).enumerate() {
             let Some((run, _)) = run else { continue };
             own = 0;
+            if index == 1 {
+                ask_for(run, segment + 1);
+            }
             // SAFETY: the source has the rows of this segment, and the output its row; pointers of the rows before it are left behind.
             unsafe {
                 (reduction.kernels.fold_run)(run, segment, segment + 1, &mut own);
@@ -289,6 +330,20 @@ unsafe fn run_by_segment(reductions: &[ReductionRun], runs: &mut [Option<(Run<'_
         rows += own;
     }
     rows
+}
+
+/// Asks for the rows of a segment, as far as they are in order in memory, and as many as fit the first cache beside others.
+fn ask_for(run: &Run<'_>, segment: u64) {
+    let Source::Strided { start, stride } = run.source else { return };
+    if run.tiled || segment >= run.segments.len() {
+        return;
+    }
+    let range = run.segments.range(segment);
+    let first = start.wrapping_offset((range.start as isize).wrapping_mul(stride));
+    let bytes = ((range.end - range.start) as usize).saturating_mul(stride.unsigned_abs()).min(ASKED_BYTES);
+    for line in (0..bytes).step_by(LINE) {
+        prefetch(first.wrapping_add(line));
+    }
 }
 
 const _: () = assert!(TILE_ROWS <= BATCH_ROWS, "the pointers of a tile have room");

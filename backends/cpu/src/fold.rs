@@ -67,8 +67,12 @@ pub(crate) struct ReductionRun {
     pub(crate) reducer: Reducer,
     pub(crate) weights: Option<ViewId>,
     pub(crate) write: Option<ViewId>,
-    /// Whether what is written goes past the cache.
+    /// Whether what is written goes past the cache, where its rows are whole lines.
     pub(crate) streams: bool,
+    /// Whether the next stage folds it.
+    pub(crate) feeds: bool,
+    /// Whether the columns beside it are written right after it.
+    pub(crate) beside: bool,
     /// One element of an empty segment's row, in the first bytes.
     pub(crate) fill: [u8; 8],
     pub(crate) size: usize,
@@ -161,7 +165,9 @@ impl FoldStep {
                 });
                 reductions.push(ReductionRun {
                     kernels,
-                    streams,
+                    streams: streams && kernels.in_registers && states.is_none(),
+                    feeds: feeds == Some(reductions.len()),
+                    beside: stage.reductions.len() > 1,
                     reducer: reduction.reducer.clone(),
                     weights: reduction.weights,
                     write: reduction.write,

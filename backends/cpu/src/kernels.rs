@@ -91,6 +91,11 @@ pub(crate) struct Run<'a> {
     pub(crate) out_stride: isize,
     /// The size of an element of it.
     pub(crate) out_size: usize,
+    /// Whether results go past the cache, from the registers: rows of them are whole lines, at multiples of 16 bytes.
+    pub(crate) streams: bool,
+    /// The row that segment 0 would have where results are written a second time, through the cache, or null.
+    pub(crate) also: *mut u8,
+    pub(crate) also_stride: isize,
     /// One weight a row of the table.
     pub(crate) weights: Option<Memory>,
     /// Whether results are divided by how many rows they have, or by the sum of the weights.
@@ -115,6 +120,7 @@ pub(crate) enum Source {
 
 /// Rounds an accumulator to a dense row, divided by a divisor (of the accumulator's type) where there is one.
 pub(crate) type FinishBlock = unsafe fn(*const u8, *mut u8, usize, *const u8);
+
 pub(crate) type FoldRun = unsafe fn(&Run<'_>, u64, u64, &mut u64) -> u64;
 
 /// What one reduction of one stage runs, over `features` elements each.
@@ -123,6 +129,8 @@ pub(crate) struct Kernels {
     /// Folds segments from the first up to the last, which is left out, or up to the first of more than one block, which is returned. Adds
     /// up the rows that it read.
     pub(crate) fold_run: FoldRun,
+    /// Whether that writes from registers, past the cache where it is asked to.
+    pub(crate) in_registers: bool,
     /// Adds rows to an accumulator that starts anew.
     pub(crate) accumulate: unsafe fn(&Block),
     /// Rounds an accumulator to a row.
@@ -189,6 +197,7 @@ macro_rules! compiled_for {
                 let in_registers = $in_registers && R::COMMON && T::DTYPE == O::DTYPE;
                 Kernels {
                     fold_run: if in_registers { fold_run::<T, R> } else { body::fold_run_through::<T::Acc> },
+                    in_registers,
                     accumulate: accumulate::<T, R>,
                     finish_block: finish_block::<T::Wide, O>,
                     store: store::<T::Acc>,

@@ -33,9 +33,9 @@ use std::sync::Arc;
 /// Steps that move fewer bytes than this run on the calling thread, unless the builder says otherwise: waking another one costs more.
 pub const SMALL_BYTES: u64 = 1 << 20;
 
-/// Outputs of at least this many bytes are written past the cache, unless the builder says otherwise: none, since ordinary stores were as fast or faster
-/// wherever that was measured (`docs/benchmarks/cpu.md`).
-pub const STREAM_BYTES: u64 = u64::MAX;
+/// Outputs of at least this many bytes are written past the cache, unless the builder says otherwise: from there on, what is written first has mostly left
+/// a cache of common size before the last is, and only pushed out the input.
+pub const STREAM_BYTES: u64 = 16 << 20;
 
 /// The CPU backend.
 #[derive(Clone)]

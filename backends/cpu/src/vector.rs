@@ -68,6 +68,25 @@ pub(crate) trait Lanes<T: Value>: Vector<Acc = T::Acc> + Fused {
     /// Rounds each lane once, to nearest, ties to even. NaNs are canonical before.
     unsafe fn round(self, to: *mut T);
     unsafe fn round_part(self, to: *mut T, count: usize);
+    /// As [`round`](Lanes::round), past the cache where the machine can: to an address of a multiple of 16 bytes, with a [fence](crate::stream::fence)
+    /// behind.
+    #[inline(always)]
+    unsafe fn stream(self, to: *mut T) {
+        // SAFETY: the caller's promise.
+        unsafe { self.round(to) }
+    }
+}
+
+/// Asks for a cache line that is about to be read. Any address will do.
+#[inline(always)]
+pub(crate) fn prefetch<T>(address: *const T) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: every x86-64 has the instruction, which reads nothing and never faults.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(address.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
 }
 
 /// A type of values, and the vectors that it is accumulated in.
@@ -220,8 +239,16 @@ impl<A: Elementary, const N: usize> Vector for Portable<A, N> {
 
 /// Elements that are their own accumulators.
 macro_rules! own_lanes {
-    ($float:ty, $vector:ty $(, $width:ident)?) => {
+    ($float:ty, $vector:ty, [$($width:ident)?] $(, $stream:ident)?) => {
         impl$(<const $width: usize>)? Lanes<$float> for $vector {
+            $(
+                #[inline(always)]
+                unsafe fn stream(self, to: *mut $float) {
+                    // SAFETY: the caller's promise.
+                    unsafe { $stream(to, self.0) }
+                }
+            )?
+
             #[inline(always)]
             unsafe fn widen(from: *const $float) -> Self {
                 // SAFETY: the caller's promise.
@@ -251,8 +278,8 @@ macro_rules! own_lanes {
 #[cfg(target_arch = "x86_64")]
 use own_lanes;
 
-own_lanes!(f32, Portable<f32, N>, N);
-own_lanes!(f64, Portable<f64, N>, N);
+own_lanes!(f32, Portable<f32, N>, [N]);
+own_lanes!(f64, Portable<f64, N>, [N]);
 
 /// Elements that are widened one by one.
 macro_rules! narrow_lanes {

@@ -64,6 +64,10 @@ impl<X: Vector> Emit<X> for ToAcc<X::Acc> {
 struct ToRow<T: Value> {
     out: *mut T,
     divisor: T::Acc,
+    /// Whether whole vectors go past the cache.
+    streams: bool,
+    /// Where they are then written through the cache as well, or null.
+    also: *mut T,
 }
 
 impl<T: Value> ToRow<T> {
@@ -81,7 +85,16 @@ impl<T: Value, X: Lanes<T>> Emit<X> for ToRow<T> {
     #[inline(always)]
     unsafe fn put(&self, column: usize, lanes: X) {
         // SAFETY: the row has all columns.
-        unsafe { self.finish::<X>(lanes).round(self.out.add(column)) }
+        unsafe {
+            let lanes = self.finish::<X>(lanes);
+            if !self.streams {
+                return lanes.round(self.out.add(column));
+            }
+            lanes.stream(self.out.add(column));
+            if !self.also.is_null() {
+                lanes.round(self.also.add(column));
+            }
+        }
     }
 
     #[inline(always)]
@@ -252,7 +265,7 @@ pub(super) unsafe fn accumulate<T: Value, X: Lanes<T>, R: VectorOp>(block: &Bloc
 ///
 /// Not a function that takes a closure: a closure that the compiler leaves a function of its own would not be compiled for the instruction set.
 macro_rules! each_segment {
-    ($run:ident, $first:ident, $last:ident, $rows_read:ident, |$start:ident, $at:pat, $count:ident, $out:ident| $fold:block) => {{
+    ($run:ident, $first:ident, $last:ident, $rows_read:ident, |$start:ident, $at:pat, $count:ident, $out:ident, $also:ident| $fold:block) => {{
         let mut before = 0;
         let mut next = $last;
         for segment in $first..$last {
@@ -263,13 +276,18 @@ macro_rules! each_segment {
                 break;
             }
             let $out = $run.out.wrapping_offset(segment as isize * $run.out_stride);
+            let also = match $run.also.is_null() {
+                true => $run.also,
+                false => $run.also.wrapping_offset(segment as isize * $run.also_stride),
+            };
             if $count == 0 {
-                for feature in 0..$run.features {
-                    std::ptr::copy_nonoverlapping($run.fill.as_ptr(), $out.add(feature * $run.out_size), $run.out_size);
+                fill($run, $out);
+                if !also.is_null() {
+                    fill($run, also);
                 }
                 continue;
             }
-            let ($start, $at) = (range.start as usize, before);
+            let ($start, $at, $also) = (range.start as usize, before, also);
             $fold
             before += $count;
         }
@@ -281,31 +299,36 @@ macro_rules! each_segment {
 /// See [`Kernels::fold_run`](super::Kernels::fold_run). Results have the type of rows, and are written from registers.
 #[inline(always)]
 pub(super) unsafe fn fold_run<T: Value, X: Lanes<T>, R: VectorOp>(run: &Run<'_>, first: u64, last: u64, rows_read: &mut u64) -> u64 {
-    let Run { features, tiled, .. } = *run;
+    let Run { features, tiled, streams, .. } = *run;
     let acc = run.acc.cast::<T::Acc>();
     // SAFETY: the caller's rows, weights and results.
     unsafe {
         match (run.source, run.weights) {
             (Source::Strided { start: base, stride }, None) => {
-                each_segment!(run, first, last, rows_read, |start, _unused, count, out| {
+                each_segment!(run, first, last, rows_read, |start, _unused, count, out, also| {
                     let rows = &Strided { start: base.wrapping_offset(start as isize * stride), stride };
                     let input = Input::<T, _, false> { rows, count, features, weights: std::ptr::null(), acc, tiled };
-                    input.fold::<X, R>(&ToRow::<T> { out: out.cast(), divisor: divisor_of::<T::Acc>(run, count) });
+                    input.fold::<X, R>(&ToRow::<T> {
+                        out: out.cast(),
+                        divisor: divisor_of::<T::Acc>(run, count),
+                        streams,
+                        also: also.cast(),
+                    });
                 })
             }
-            (Source::Pointers(all), None) => each_segment!(run, first, last, rows_read, |_start, at, count, out| {
+            (Source::Pointers(all), None) => each_segment!(run, first, last, rows_read, |_start, at, count, out, also| {
                 let rows = &Pointers(all.add(at));
                 let input = Input::<T, _, false> { rows, count, features, weights: std::ptr::null(), acc, tiled };
-                input.fold::<X, R>(&ToRow::<T> { out: out.cast(), divisor: divisor_of::<T::Acc>(run, count) });
+                input.fold::<X, R>(&ToRow::<T> { out: out.cast(), divisor: divisor_of::<T::Acc>(run, count), streams, also: also.cast() });
             }),
             (Source::Strided { start: base, stride }, Some(memory)) => {
-                each_segment!(run, first, last, rows_read, |start, _unused, count, out| {
+                each_segment!(run, first, last, rows_read, |start, _unused, count, out, also| {
                     let mut weights = [T::Acc::default(); BLOCK_ROWS];
                     let sum = load_weights::<T::Acc>(memory, start, &mut weights[..count]);
                     let rows = &Strided { start: base.wrapping_offset(start as isize * stride), stride };
                     let input = Input::<T, _, true> { rows, count, features, weights: weights.as_ptr(), acc, tiled };
                     let divisor = if run.divides { sum } else { T::Acc::default() };
-                    input.fold::<X, R>(&ToRow::<T> { out: out.cast(), divisor });
+                    input.fold::<X, R>(&ToRow::<T> { out: out.cast(), divisor, streams, also: also.cast() });
                 })
             }
             (Source::Pointers(_), Some(_)) => fold_run_through::<T::Acc>(run, first, last, rows_read),
@@ -318,7 +341,7 @@ pub(super) unsafe fn fold_run_through<A: Accumulator>(run: &Run<'_>, first: u64,
     let Run { features, tiled, .. } = *run;
     // SAFETY: the caller's rows, weights and results.
     unsafe {
-        each_segment!(run, first, last, rows_read, |start, at, count, out| {
+        each_segment!(run, first, last, rows_read, |start, at, count, out, also| {
             let (mut divisor, mut weights) = (divisor_of::<A>(run, count), [A::default(); BLOCK_ROWS]);
             if let Some(memory) = run.weights {
                 divisor = load_weights::<A>(memory, start, &mut weights[..count]);
@@ -337,7 +360,18 @@ pub(super) unsafe fn fold_run_through<A: Accumulator>(run: &Run<'_>, first: u64,
             (run.accumulate)(&Block { acc: run.acc, rows, count, features, weights, tiled });
             let divisor = if run.divides { std::ptr::from_ref(&divisor).cast() } else { std::ptr::null() };
             (run.finish_block)(run.acc, out, features, divisor);
+            if !also.is_null() {
+                std::ptr::copy_nonoverlapping(out, also, features * run.out_size);
+            }
         })
+    }
+}
+
+/// Writes the row of a segment without rows.
+unsafe fn fill(run: &Run<'_>, row: *mut u8) {
+    for feature in 0..run.features {
+        // SAFETY: the caller gives a row.
+        unsafe { std::ptr::copy_nonoverlapping(run.fill.as_ptr(), row.add(feature * run.out_size), run.out_size) };
     }
 }
 

@@ -115,7 +115,7 @@ macro_rules! round_f64 {
 /// either is a NaN makes one of whatever came out.
 macro_rules! avx2 {
     ($vector:ident, $float:ident, $lanes:literal, $splat:ident, $load:ident, $store:ident, $add:ident, $mul:ident, $div:ident,
-     $max:ident, $min:ident, $and:ident, $or:ident, $cmp:ident, $blend:ident, $mask_load:ident, $mask_store:ident, $int:ty, $round:ident) => {
+     $max:ident, $min:ident, $and:ident, $or:ident, $cmp:ident, $blend:ident, $mask_load:ident, $mask_store:ident, $int:ty, $round:ident, $stream:ident) => {
         impl $vector {
             #[inline(always)]
             unsafe fn first(count: usize) -> __m256i {
@@ -174,7 +174,7 @@ macro_rules! avx2 {
             }
         }
 
-        own_lanes!($float, $vector);
+        own_lanes!($float, $vector, [], $stream);
     };
 }
 
@@ -197,7 +197,8 @@ avx2!(
     _mm256_maskload_ps,
     _mm256_maskstore_ps,
     i32,
-    round_f32
+    round_f32,
+    stream_f32x8
 );
 avx2!(
     F64x4,
@@ -218,7 +219,8 @@ avx2!(
     _mm256_maskload_pd,
     _mm256_maskstore_pd,
     i64,
-    round_f64
+    round_f64,
+    stream_f64x4
 );
 
 /// The larger (of two zeros, the positive one), with the sign that it has.
@@ -229,7 +231,7 @@ const SMALLER: i32 = 0b0100;
 /// AVX-512. Of a number and a NaN, `range` gives the number; where either is a NaN, their sum is one.
 macro_rules! avx512 {
     ($vector:ident, $float:ident, $lanes:literal, $mask:ty, $splat:ident, $load:ident, $store:ident, $add:ident, $mul:ident, $div:ident,
-     $range:ident, $mask_add:ident, $cmp:ident, $mask_mov:ident, $mask_load:ident, $mask_store:ident, $round:ident) => {
+     $range:ident, $mask_add:ident, $cmp:ident, $mask_mov:ident, $mask_load:ident, $mask_store:ident, $round:ident, $stream:ident) => {
         impl $vector {
             #[inline(always)]
             fn first(count: usize) -> $mask {
@@ -284,7 +286,7 @@ macro_rules! avx512 {
             }
         }
 
-        own_lanes!($float, $vector);
+        own_lanes!($float, $vector, [], $stream);
     };
 }
 
@@ -305,7 +307,8 @@ avx512!(
     _mm512_mask_mov_ps,
     _mm512_maskz_loadu_ps,
     _mm512_mask_storeu_ps,
-    round_f32
+    round_f32,
+    stream_f32x16
 );
 avx512!(
     F64x8,
@@ -324,8 +327,45 @@ avx512!(
     _mm512_mask_mov_pd,
     _mm512_maskz_loadu_pd,
     _mm512_mask_storeu_pd,
-    round_f64
+    round_f64,
+    stream_f64x8
 );
+
+/// 64 bytes past the cache, to a multiple of 16 bytes: in one piece where it is a whole line.
+#[inline(always)]
+unsafe fn stream_f32x16(to: *mut f32, lanes: __m512) {
+    // SAFETY: the caller gives the elements and is compiled for AVX-512.
+    unsafe {
+        if to.addr().is_multiple_of(64) {
+            _mm512_stream_ps(to, lanes);
+        } else {
+            stream_f32x8(to, _mm512_castps512_ps256(lanes));
+            stream_f32x8(to.add(8), _mm512_extractf32x8_ps::<1>(lanes));
+        }
+    }
+}
+
+/// As above, 32 bytes.
+#[inline(always)]
+unsafe fn stream_f32x8(to: *mut f32, lanes: __m256) {
+    // SAFETY: the caller gives the elements and is compiled for AVX2.
+    unsafe {
+        _mm_stream_ps(to, _mm256_castps256_ps128(lanes));
+        _mm_stream_ps(to.add(4), _mm256_extractf128_ps::<1>(lanes));
+    }
+}
+
+#[inline(always)]
+unsafe fn stream_f64x8(to: *mut f64, lanes: __m512d) {
+    // SAFETY: the same bytes.
+    unsafe { stream_f32x16(to.cast(), _mm512_castpd_ps(lanes)) }
+}
+
+#[inline(always)]
+unsafe fn stream_f64x4(to: *mut f64, lanes: __m256d) {
+    // SAFETY: the same bytes.
+    unsafe { stream_f32x8(to.cast(), _mm256_castpd_ps(lanes)) }
+}
 
 /// 16-bit floats, as the integers that registers move.
 trait Half {
@@ -402,6 +442,12 @@ macro_rules! half_lanes {
     ($($half:ident),*) => {$(
         impl Lanes<$half> for F32x8 {
             #[inline(always)]
+            unsafe fn stream(self, to: *mut $half) {
+                // SAFETY: the caller gives eight elements, at a multiple of 16 bytes.
+                unsafe { _mm_stream_si128(to.cast(), $half::round8(self.0)) }
+            }
+
+            #[inline(always)]
             unsafe fn widen(from: *const $half) -> Self {
                 // SAFETY: the caller gives eight elements.
                 Self(unsafe { $half::widen8(_mm_loadu_si128(from.cast())) })
@@ -435,6 +481,12 @@ macro_rules! half_lanes {
         }
 
         impl Lanes<$half> for F32x16 {
+            #[inline(always)]
+            unsafe fn stream(self, to: *mut $half) {
+                // SAFETY: the caller gives sixteen elements, at a multiple of 16 bytes.
+                unsafe { stream_f32x8(to.cast(), _mm256_castsi256_ps($half::round16(self.0))) }
+            }
+
             #[inline(always)]
             unsafe fn widen(from: *const $half) -> Self {
                 // SAFETY: the caller gives sixteen elements.
