@@ -5,6 +5,7 @@ use crate::cuts::{self, Cuts};
 use crate::encode::EncodeStep;
 use crate::float_mode::FloatMode;
 use crate::fold::{FoldStep, Walker};
+use crate::helpers::Helpers;
 use crate::memory::{Memory, narrow, resolve};
 use crate::moves::{self, Pack};
 use crate::{Pool, Shared};
@@ -13,13 +14,15 @@ use levelfold::error::{Error, ErrorCode, Result};
 use levelfold::ids::StepId;
 use levelfold::plan::{Copy, CopyKind, Load, Plan, Step, StepKind, ViewLayout};
 use levelfold::segments::Segments;
-use rayon::iter::{IndexedParallelIterator, IntoParallelIterator, IntoParallelRefIterator, ParallelIterator};
+use rayon::iter::{IndexedParallelIterator, IntoParallelIterator, ParallelIterator};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
 /// The least bytes of a task, as a part of what is small: below, handing it out costs more than it brings.
 const TASK_SHARE: u64 = 8;
+/// Steps that move fewer bytes than this are run by the caller and its helpers: a pool of threads that sleep begins too late for them.
+const MEDIUM_BYTES: u64 = 64 << 20;
 /// Tasks a thread, so that the slowest of them does not hold up the others for long.
 const TASKS_A_THREAD: u64 = 12;
 
@@ -73,15 +76,11 @@ impl Scratch {
         Scratch { memory: Some(memory), stride, threads, in_use: std::iter::repeat_with(AtomicBool::default).take(threads + 1).collect() }
     }
 
-    /// Memory for a task: that of the thread that asks, a thread of the pool by its number, the caller behind them.
+    /// Memory for a task: that of its thread by its number, which is one of a pool or of a helper, or comes behind them for the caller.
     ///
     /// An encoder of the caller's that waits for work of its own in the pool may run another task of the same step meanwhile. The thread's memory
     /// is in use then, and that task gets memory of its own.
-    fn for_task(&self, pool: &Pool) -> TaskScratch<'_> {
-        let index = match pool {
-            Pool::Caller => self.threads,
-            Pool::Threads(pool) => pool.current_thread_index().unwrap_or(self.threads),
-        };
+    fn for_task(&self, index: usize) -> TaskScratch<'_> {
         let in_use = &self.in_use[index];
         if in_use.swap(true, Ordering::Acquire) {
             let own = Arena::new(self.stride, 64).unwrap_or_else(|error| panic!("{error}"));
@@ -214,11 +213,11 @@ impl CpuExecutable {
         let plan = Arc::clone(&self.plan);
         let step = &plan.steps[index];
         let moved = work(step);
-        let pool = if moved < self.shared.small_bytes { &Pool::Caller } else { &self.shared.pool };
+        let workers = self.shared.workers(moved);
         match &self.steps[index] {
             StepRun::Fold(fold) => {
                 let tables: u64 = fold.stages.iter().map(|stage| self.tables.get(stage.table).bytes()).sum();
-                let (read, written) = run_fold(fold, &self.memory, &self.tables, &self.scratch, self.partials.as_mut_ptr(), pool);
+                let (read, written) = run_fold(fold, &self.memory, &self.tables, &self.scratch, self.partials.as_mut_ptr(), &workers);
                 (read + tables, written)
             }
             StepRun::Encode(encode, start) => {
@@ -228,8 +227,8 @@ impl CpuExecutable {
                     // SAFETY: bindings were checked against the plan; the memory is this step's, and nobody runs yet.
                     unsafe { encode.params.prepare(&self.memory, params.start().cast()) };
                 }
-                each(pool, &encode.tasks, |task| {
-                    let scratch = self.scratch.for_task(pool);
+                each(&workers, &encode.tasks, |task, thread| {
+                    let scratch = self.scratch.for_task(thread);
                     // SAFETY: as above; each task has rows and scratch of its own.
                     unsafe { encode.run(task.clone(), &self.memory, &self.tables, params.start().cast(), scratch.start) };
                 });
@@ -244,20 +243,20 @@ impl CpuExecutable {
                     (CopyKind::Segments { table } | CopyKind::Spread { table }, &[from]) => {
                         let pack = Pack { from: memory(from), to, table: self.tables.get(table), starts };
                         // SAFETY: the cuts give each row of each segment to one task.
-                        each(pool, &cuts.tasks, |task| unsafe { pack.run(*task) });
+                        each(&workers, &cuts.tasks, |task, _| unsafe { pack.run(*task) });
                     }
                     (CopyKind::Gather, &[ids, table]) => {
                         let (ids, table) = (memory(ids), memory(table));
                         // SAFETY: ids were checked; each chunk writes its own rows.
-                        each_chunk(pool, rows, chunk, |rows| unsafe { moves::gather(ids, table, to, rows) });
+                        each_chunk(&workers, rows, chunk, |rows| unsafe { moves::gather(ids, table, to, rows) });
                     }
                     (CopyKind::Rows, &[from]) => {
                         let from = memory(from);
                         // SAFETY: each chunk writes its own rows.
-                        each_chunk(pool, rows, chunk, |rows| unsafe { moves::rows(from, to, rows) });
+                        each_chunk(&workers, rows, chunk, |rows| unsafe { moves::rows(from, to, rows) });
                     }
                     (CopyKind::Columns, parts) => {
-                        each_chunk(pool, rows, chunk, |rows| {
+                        each_chunk(&workers, rows, chunk, |rows| {
                             let mut column = to;
                             for part in parts {
                                 let from = memory(*part);
@@ -287,11 +286,18 @@ fn work(step: &Step) -> u64 {
     }
 }
 
-fn run_fold(fold: &FoldStep, memory: &[Memory], tables: &TableSet, scratch: &Scratch, partials: *mut f64, pool: &Pool) -> (u64, u64) {
+fn run_fold(
+    fold: &FoldStep,
+    memory: &[Memory],
+    tables: &TableSet,
+    scratch: &Scratch,
+    partials: *mut f64,
+    workers: &Workers<'_>,
+) -> (u64, u64) {
     let (read, written) = (AtomicU64::new(0), AtomicU64::new(0));
     let partials = Partials(partials);
-    each(pool, &fold.cuts.tasks, |task| {
-        let scratch = scratch.for_task(pool);
+    each(workers, &fold.cuts.tasks, |task, thread| {
+        let scratch = scratch.for_task(thread);
         let mut walker = Walker::new(fold, memory, tables, scratch.start, partials.start());
         // SAFETY: bindings were checked against the plan; scratch is this task's own; the cuts give each segment and each partial to one task.
         unsafe { walker.run(*task) };
@@ -300,7 +306,7 @@ fn run_fold(fold: &FoldStep, memory: &[Memory], tables: &TableSet, scratch: &Scr
     });
     if !fold.cuts.splits.is_empty() {
         let _mode = FloatMode::set();
-        let scratch = scratch.for_task(&Pool::Caller);
+        let scratch = scratch.for_task(scratch.threads);
         let mut walker = Walker::new(fold, memory, tables, scratch.start, partials.start());
         for split in &fold.cuts.splits {
             // SAFETY: all tasks are done.
@@ -332,30 +338,59 @@ impl Shared {
     }
 }
 
-/// Runs tasks, in order on the calling thread or spread over the pool.
-fn each<T: Sync>(pool: &Pool, tasks: &[T], run: impl Fn(&T) + Sync) {
-    match pool {
-        Pool::Threads(pool) if tasks.len() > 1 => pool.install(|| {
-            tasks.par_iter().with_max_len(1).for_each(|task| {
-                let _mode = FloatMode::set();
-                run(task);
-            });
-        }),
-        Pool::Caller | Pool::Threads(_) => {
-            let _mode = FloatMode::set();
-            tasks.iter().for_each(run);
+/// Who runs the tasks of a step.
+enum Workers<'a> {
+    /// The calling thread, whose number this is.
+    Caller(usize),
+    /// The calling thread, and who helps it; where those are at work for somebody else, the pool.
+    Helped(&'a Helpers, &'a rayon::ThreadPool),
+    /// The pool.
+    Pool(&'a rayon::ThreadPool),
+}
+
+impl Shared {
+    /// Who runs a step that moves so many bytes.
+    fn workers(&self, moved: u64) -> Workers<'_> {
+        match (&self.pool, &self.helpers) {
+            (Pool::Caller, _) => Workers::Caller(1),
+            (Pool::Threads(pool), _) if moved < self.small_bytes => Workers::Caller(pool.current_num_threads()),
+            (Pool::Threads(pool), Some(helpers)) if moved < MEDIUM_BYTES => Workers::Helped(helpers, pool),
+            (Pool::Threads(pool), _) => Workers::Pool(pool),
         }
     }
 }
 
-/// Runs chunks of rows, in order on the calling thread or spread over the pool.
-fn each_chunk(pool: &Pool, rows: usize, chunk: usize, run: impl Fn(std::ops::Range<usize>) + Sync) {
-    let chunks = rows.div_ceil(chunk);
-    let run = |index: usize| run(index * chunk..rows.min((index + 1) * chunk));
+/// Calls `run` with each index and the number of the thread that runs it, in order on the calling thread or spread over threads.
+fn spread(workers: &Workers<'_>, count: usize, run: impl Fn(usize, usize) + Sync) {
+    let caller = match workers {
+        Workers::Caller(thread) => *thread,
+        Workers::Helped(_, pool) | Workers::Pool(pool) => pool.current_num_threads(),
+    };
+    let pool = match workers {
+        Workers::Caller(_) => None,
+        Workers::Helped(..) | Workers::Pool(_) if count <= 1 => None,
+        Workers::Helped(helpers, _) if helpers.run(count, caller, &run) => return,
+        Workers::Helped(_, pool) | Workers::Pool(pool) => Some(pool),
+    };
     match pool {
-        Pool::Threads(pool) if chunks > 1 => pool.install(|| (0..chunks).into_par_iter().with_max_len(1).for_each(run)),
-        Pool::Caller | Pool::Threads(_) => (0..chunks).for_each(run),
+        None => (0..count).for_each(|index| run(index, caller)),
+        Some(pool) => pool.install(|| {
+            (0..count).into_par_iter().with_max_len(1).for_each(|index| run(index, pool.current_thread_index().unwrap_or(caller)));
+        }),
     }
+}
+
+/// Runs tasks, in the float mode of results, and tells each the number of its thread.
+fn each<T: Sync>(workers: &Workers<'_>, tasks: &[T], run: impl Fn(&T, usize) + Sync) {
+    spread(workers, tasks.len(), |index, thread| {
+        let _mode = FloatMode::set();
+        run(&tasks[index], thread);
+    });
+}
+
+/// Runs chunks of rows.
+fn each_chunk(workers: &Workers<'_>, rows: usize, chunk: usize, run: impl Fn(std::ops::Range<usize>) + Sync) {
+    spread(workers, rows.div_ceil(chunk), |index, _| run(index * chunk..rows.min((index + 1) * chunk)));
 }
 
 impl Executable for CpuExecutable {

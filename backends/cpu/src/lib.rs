@@ -1,8 +1,8 @@
 //! The CPU backend: rayon over pieces of rows, SIMD inside them.
 //!
 //! It guarantees the bits of [`levelfold::numerics`] for any number of threads and any instruction set. Work is cut by rows and not by
-//! segments, at the block boundaries of the fixed bracketing; small work stays on the calling thread. After the first run of an executable nothing is
-//! allocated, and arenas are handed on from one executable to the next.
+//! segments, at the block boundaries of the fixed bracketing; small work stays on the calling thread, and medium work is shared with threads
+//! that look out for it. After the first run of an executable nothing is allocated, and arenas are handed on from one executable to the next.
 
 mod arena;
 mod batch;
@@ -11,6 +11,7 @@ mod encode;
 mod executable;
 mod float_mode;
 mod fold;
+mod helpers;
 mod kernels;
 mod load;
 mod memory;
@@ -24,6 +25,7 @@ mod vector;
 pub use kernels::Isa;
 
 use arena::ArenaPool;
+use helpers::Helpers;
 use levelfold::backend::{Backend, Executable, Target};
 use levelfold::custom::Registry;
 use levelfold::error::{Error, ErrorCode, Result};
@@ -46,6 +48,8 @@ pub struct CpuBackend {
 
 pub(crate) struct Shared {
     pub(crate) pool: Pool,
+    /// Who helps with medium work, where the pool is our own.
+    pub(crate) helpers: Option<Helpers>,
     pub(crate) isa: Isa,
     pub(crate) arenas: ArenaPool,
     pub(crate) poison: Option<u8>,
@@ -144,6 +148,7 @@ impl CpuBuilder {
             return Err(Error::new(ErrorCode::BackendUnavailable, format!("this machine has no {isa}"))
                 .help("leave the instruction set to the backend"));
         }
+        let threads_are_ours = self.pool.is_none();
         let pool = match (self.pool, self.threads) {
             (Some(pool), _) => Pool::Threads(pool),
             (None, Some(0)) => {
@@ -155,6 +160,7 @@ impl CpuBuilder {
             }
         };
         let shared = Shared {
+            helpers: if threads_are_ours { Some(Helpers::new(pool.threads())) } else { None },
             pool,
             isa,
             arenas: ArenaPool::default(),
