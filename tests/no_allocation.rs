@@ -113,7 +113,7 @@ fn main() {
     let handed_over = 4 * 126;
     assert!(spread.iter().sum::<u64>() <= handed_over / 63 + 1, "two threads: {spread:?}");
     assert!(spread.iter().all(|&allocations| allocations <= 1), "two threads: {spread:?}");
-    // A helper allocates where it begins, which may be during any run; once it has, nothing is.
+    // Three threads, a helper among them, allocate when they begin, which may be during any run: a handful each, and nothing else.
     let helped = allocations_of_runs(CpuBackend::builder().threads(2).small_bytes(0).build().unwrap(), 126);
-    assert!(helped.iter().sum::<u64>() <= 8, "a helper: {helped:?}");
+    assert!(helped.iter().sum::<u64>() <= 16, "a helper: {helped:?}");
 }
