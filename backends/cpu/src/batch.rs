@@ -4,7 +4,7 @@
 //! in one batch as well, into a tile that stays in the first caches. What several reductions read is there from the second on, and results
 //! that go past the cache, or to places apart, are put together in scratch first.
 
-use crate::fold::{BATCH_ROWS, ReductionRun, TILE_ROWS, Walker};
+use crate::fold::{ReductionRun, Walker};
 use crate::kernels::{Run, Source};
 use crate::stream;
 use crate::vector::prefetch;
@@ -62,7 +62,7 @@ impl<'a> Walker<'a> {
                 return self.run_all(k, first..last, slots, *source);
             }
             let most_rows = match found {
-                Found::Turned => TILE_ROWS,
+                Found::Turned => stage.batch_rows.min(step.window_rows).min(self.left_of_window(first)),
                 Found::InPlace(_) | Found::Pointed => stage.batch_rows,
             };
             let most_segments = if staged { stage.staged_rows as u64 } else { u64::MAX };
@@ -126,6 +126,13 @@ impl<'a> Walker<'a> {
             rows += own;
         }
         (segments.end, rows)
+    }
+
+    /// How many rows from a segment of stage 0 on are turned already; no limit where its own are not.
+    fn left_of_window(&self, segment: u64) -> usize {
+        let range = self.tables.get(self.step.stages[0].table).range(segment);
+        let (start, end) = (range.start as usize, range.end as usize);
+        if self.window.0 <= start && end <= self.window.1 && start < end { self.window.1 - start } else { usize::MAX }
     }
 
     /// How stage 0 finds its rows.
@@ -345,5 +352,3 @@ fn ask_for(run: &Run<'_>, segment: u64) {
         prefetch(first.wrapping_add(line));
     }
 }
-
-const _: () = assert!(TILE_ROWS <= BATCH_ROWS, "the pointers of a tile have room");

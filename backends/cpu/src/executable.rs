@@ -241,7 +241,7 @@ impl CpuExecutable {
                 let chunk = (self.shared.task_bytes() as usize / (to.features * to.dtype.size()).max(1)).max(1);
                 match (copy.what, copy.read.as_slice()) {
                     (CopyKind::Segments { table } | CopyKind::Spread { table }, &[from]) => {
-                        let pack = Pack { from: memory(from), to, table: self.tables.get(table), starts };
+                        let pack = Pack { from: memory(from), to, table: self.tables.get(table), starts, isa: self.shared.isa };
                         // SAFETY: the cuts give each row of each segment to one task.
                         each(&workers, &cuts.tasks, |task, _| unsafe { pack.run(*task) });
                     }
@@ -253,7 +253,7 @@ impl CpuExecutable {
                     (CopyKind::Rows, &[from]) => {
                         let from = memory(from);
                         // SAFETY: each chunk writes its own rows.
-                        each_chunk(&workers, rows, chunk, |rows| unsafe { moves::rows(from, to, rows) });
+                        each_chunk(&workers, rows, chunk, |rows| unsafe { moves::rows(from, to, rows, self.shared.isa) });
                     }
                     (CopyKind::Columns, parts) => {
                         each_chunk(&workers, rows, chunk, |rows| {
@@ -262,7 +262,7 @@ impl CpuExecutable {
                                 let from = memory(*part);
                                 column.features = from.features;
                                 // SAFETY: each chunk writes its own rows; parts are as wide as their columns.
-                                unsafe { moves::rows(from, column, rows.clone()) };
+                                unsafe { moves::rows(from, column, rows.clone(), self.shared.isa) };
                                 column.start = column.start.wrapping_offset(from.features as isize * column.feature_stride);
                             }
                         });

@@ -26,6 +26,9 @@ pub(crate) struct FoldStep {
     pub(crate) features: usize,
     /// What runs instead of blocks and trees, where the reducer selects.
     pub(crate) select: Option<Select>,
+    /// What leaf rows are turned with, and how many at once.
+    pub(crate) isa: Isa,
+    pub(crate) window_rows: usize,
     /// Bytes that a leaf row costs to read.
     pub(crate) row_read: u64,
     /// Whether leaf rows are likely to be in a cache, as those of a small table are.
@@ -89,8 +92,12 @@ pub(crate) struct ReductionRun {
     partial: usize,
 }
 
-/// Rows of a tile: a feature-major input is turned this many rows at a time.
-pub(crate) const TILE_ROWS: usize = 64;
+/// The bytes of the rows that are turned at once, where that is at least a block: as much as leaves room for the next ones in the second cache.
+const WINDOW_BYTES: usize = 256 << 10;
+/// The most rows that are turned at once.
+const WINDOW_ROWS: usize = 1024;
+/// A cache line has no more rows of a column.
+pub(crate) const LINE_ROWS: usize = 32;
 /// The most rows of a batch.
 pub(crate) const BATCH_ROWS: usize = 256;
 /// The bytes that the rows of a batch should have, where that is at least a block: they are read again from the first cache.
@@ -118,6 +125,7 @@ impl FoldStep {
         let pointers = scratch.take(BATCH_ROWS, size_of::<*const u8>())?;
         let mut stages = Vec::with_capacity(fold.stages.len());
         let mut select = None;
+        let mut window_rows = BLOCK_ROWS;
         for (index, stage) in fold.stages.iter().enumerate() {
             let feeds = fold.stages.get(index + 1).map(|next| next.feed as usize);
             let longest = plan.table(stage.table).longest;
@@ -185,7 +193,14 @@ impl FoldStep {
                 });
                 partial += width;
             }
-            let tile_rows = if index == 0 { TILE_ROWS } else { batch_rows };
+            if index == 0 {
+                let table = plan.table(stage.table);
+                let all = narrow(table.rows.max(table.total_rows))?.max(1).div_ceil(BLOCK_ROWS).saturating_mul(BLOCK_ROWS);
+                window_rows =
+                    (WINDOW_BYTES / (features * input.size()).max(1) / BLOCK_ROWS * BLOCK_ROWS).clamp(BLOCK_ROWS, WINDOW_ROWS).min(all);
+            }
+            // A window begins where a cache line does.
+            let tile_rows = if index == 0 { window_rows + LINE_ROWS } else { batch_rows };
             let tile = scratch.take(features.checked_mul(tile_rows).ok_or_else(too_large)?, input.size())?;
             stages.push(StageRun {
                 table: stage.table,
@@ -208,6 +223,8 @@ impl FoldStep {
             stages,
             features,
             select,
+            isa,
+            window_rows,
             row_read,
             tiled,
             pointers,

@@ -20,6 +20,7 @@ mod select;
 mod states;
 mod stream;
 mod trees;
+mod turn;
 mod vector;
 
 pub use kernels::Isa;

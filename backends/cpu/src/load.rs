@@ -1,7 +1,8 @@
 //! How rows get to the kernels: as pointers to where they lie, or turned through a tile of scratch.
 
-use crate::fold::{TILE_ROWS, Walker};
+use crate::fold::{LINE_ROWS, Walker};
 use crate::memory::Memory;
+use crate::turn::Turn;
 use half::{bf16, f16};
 use levelfold::DType;
 use levelfold::numerics::{Accumulator, AddOp, ReduceOp, Value};
@@ -26,8 +27,7 @@ impl Walker<'_> {
                         for (index, row) in rows.iter_mut().enumerate() {
                             let from = *row;
                             *row = tile.add((behind + index) * step.features * table.dtype.size());
-                            let element = |_, feature: usize| from.wrapping_offset(feature as isize * table.feature_stride);
-                            copy_tile(row.cast_mut(), element, 1, step.features, table.dtype.size());
+                            self.turn(Memory { start: from.cast_mut(), ..table }, 0, 1, row.cast_mut(), 0);
                         }
                     }
                 }
@@ -44,8 +44,9 @@ impl Walker<'_> {
                             let size = memory.dtype.size();
                             let block = memory.start.add(self.packed_start(segment) * step.features * size);
                             let tile = self.scratch.add(stage.tile).add(behind * step.features * size);
-                            let element = |row: usize, feature: usize| block.add((feature * length + skipped + row) * size).cast_const();
-                            copy_tile(tile, element, rows.len(), step.features, size);
+                            let (row_stride, feature_stride) = (size as isize, (length * size) as isize);
+                            let block = Memory { start: block, row_stride, feature_stride, packed: None, ..memory };
+                            self.turn(block, skipped, rows.len(), tile, 0);
                             point_into(rows, tile, step.features * size);
                         }
                         None if memory.is_dense() => point_at(rows, memory, first),
@@ -70,24 +71,45 @@ impl Walker<'_> {
         let stage = &step.stages[0];
         let table = self.tables.get(stage.table);
         let size = memory.dtype.size();
-        // SAFETY: the tile has room for `TILE_ROWS` rows, and the window stays inside the view.
+        // SAFETY: the tile has room for a window and a cache line's rows, and the window stays inside the view.
         unsafe {
             let tile = self.scratch.add(stage.tile);
             let end = first + rows.len();
-            let element = |row: usize, feature: usize| memory.element(first + row, feature).cast_const();
             if !table.is_partition() {
                 let tile = tile.add(behind * step.features * size);
-                copy_tile(tile, element, rows.len(), step.features, size);
+                self.turn(memory, first, rows.len(), tile, 0);
                 point_into(rows, tile, step.features * size);
                 return;
             }
             if !(self.window.0 <= first && end <= self.window.1) {
-                let ahead = (first + TILE_ROWS).min(table.rows() as usize);
-                copy_tile(tile, element, ahead - first, step.features, size);
-                self.window = (first, ahead);
+                // From where a cache line begins: the lines of a column are then read once and whole.
+                let inside = if memory.row_stride == size as isize { memory.row(first).addr() % 64 / size } else { 0 };
+                let start = first - inside.min(first).min(LINE_ROWS - 1);
+                let window = (start + step.window_rows).max(end).min(table.rows() as usize);
+                let ahead = if window < table.rows() as usize { window - start } else { 0 };
+                self.turn(memory, start, window - start, tile, ahead);
+                self.window = (start, window);
             }
             point_into(rows, tile.add((first - self.window.0) * step.features * size), step.features * size);
         }
+    }
+
+    /// Writes rows of a view as dense rows.
+    unsafe fn turn(&self, memory: Memory, first: usize, rows: usize, tile: *mut u8, ahead: usize) {
+        let (columns, size) = (self.step.features, memory.dtype.size());
+        let turn = Turn {
+            from: memory.row(first),
+            row_stride: memory.row_stride,
+            column_stride: memory.feature_stride,
+            to: tile,
+            to_stride: columns * size,
+            rows,
+            columns,
+            size,
+            ahead,
+        };
+        // SAFETY: the caller's rows and room; scratch is nobody else's.
+        unsafe { turn.run(self.step.isa) }
     }
 }
 
@@ -100,29 +122,6 @@ fn point_at(rows: &mut [*const u8], memory: Memory, first: usize) {
 fn point_into(rows: &mut [*const u8], tile: *const u8, row_bytes: usize) {
     for (index, row) in rows.iter_mut().enumerate() {
         *row = tile.wrapping_add(index * row_bytes);
-    }
-}
-
-/// Writes `rows × features` elements as dense rows.
-#[inline(always)]
-unsafe fn copy_tile(tile: *mut u8, element: impl Fn(usize, usize) -> *const u8, rows: usize, features: usize, size: usize) {
-    #[inline(always)]
-    unsafe fn of<T: Copy>(tile: *mut u8, element: impl Fn(usize, usize) -> *const u8, rows: usize, features: usize) {
-        for feature in 0..features {
-            for row in 0..rows {
-                // SAFETY: the tile has room for all elements, and every address is one of an element.
-                unsafe { tile.cast::<T>().add(row * features + feature).write(element(row, feature).cast::<T>().read()) };
-            }
-        }
-    }
-    // SAFETY: the caller's promise.
-    unsafe {
-        match size {
-            2 => of::<u16>(tile, element, rows, features),
-            4 => of::<u32>(tile, element, rows, features),
-            8 => of::<u64>(tile, element, rows, features),
-            _ => of::<u8>(tile, element, rows * size, features),
-        }
     }
 }
 

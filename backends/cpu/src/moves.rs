@@ -1,8 +1,10 @@
-//! Copy steps: what a literal program does between its reductions. Plain loops, split over threads by rows.
+//! Copy steps: what a literal program does between its reductions, split over threads by rows. What changes from rows to columns, or back, is turned.
 
+use crate::Isa;
 use crate::cuts::Task;
 use crate::load::load_ids;
 use crate::memory::Memory;
+use crate::turn::Turn;
 use levelfold::plan::Order;
 use levelfold::segments::Segments;
 
@@ -10,8 +12,12 @@ use levelfold::segments::Segments;
 ///
 /// # Safety
 /// Both views have these rows; nobody else writes them.
-pub(crate) unsafe fn rows(from: Memory, to: Memory, rows: std::ops::Range<usize>) {
+pub(crate) unsafe fn rows(from: Memory, to: Memory, rows: std::ops::Range<usize>, isa: Isa) {
     let size = from.dtype.size();
+    if !from.is_dense() {
+        // SAFETY: the caller's promise.
+        return unsafe { Patch::of(from, rows.start).copy(Patch::of(to, rows.start), rows.len(), from.features, size, isa) };
+    }
     for row in rows {
         // SAFETY: the caller's promise.
         unsafe { copy_row(from.row(row), from, to.row(row), to, size) };
@@ -56,6 +62,7 @@ pub(crate) struct Pack<'a> {
     pub(crate) table: &'a Segments,
     /// Where each segment begins among all rows of all segments.
     pub(crate) starts: &'a [u64],
+    pub(crate) isa: Isa,
 }
 
 impl Pack<'_> {
@@ -82,54 +89,68 @@ impl Pack<'_> {
         let range = self.table.range(segment);
         let length = (range.end - range.start) as usize;
         let start = self.starts[segment as usize] as usize;
-        let size = self.from.dtype.size();
-        let features = self.from.features;
-        // SAFETY: positions are inside the blocks of this segment.
-        unsafe {
-            match size {
-                2 => self.elements::<u16>(&range, start, length, features, rows),
-                4 => self.elements::<u32>(&range, start, length, features, rows),
-                8 => self.elements::<u64>(&range, start, length, features, rows),
-                _ => self.elements::<u8>(&range, start, length, features, rows),
+        let (size, features) = (self.from.dtype.size(), self.from.features);
+        let patch = |memory: Memory, first: usize| match memory.packed {
+            None => Patch::of(memory, first + rows.start),
+            Some((_, order)) => {
+                let (row_stride, feature_stride) = match order {
+                    Order::RowMajor => (features * size, size),
+                    Order::FeatureMajor => (size, length * size),
+                };
+                let at = memory.start.wrapping_add(start * features * size + rows.start * row_stride);
+                Patch { start: at, row_stride: row_stride as isize, feature_stride: feature_stride as isize }
             }
-        }
+        };
+        // SAFETY: positions are inside the blocks of this segment.
+        unsafe { patch(self.from, range.start as usize).copy(patch(self.to, start), rows.len(), features, size, self.isa) }
+    }
+}
+
+/// Where some rows lie: the first element of the first, and how far the next row and the next feature are, in bytes.
+#[derive(Clone, Copy)]
+struct Patch {
+    start: *mut u8,
+    row_stride: isize,
+    feature_stride: isize,
+}
+
+impl Patch {
+    fn of(memory: Memory, first: usize) -> Self {
+        Patch { start: memory.row(first), row_stride: memory.row_stride, feature_stride: memory.feature_stride }
     }
 
-    #[inline(always)]
-    unsafe fn elements<T: Copy>(
-        &self,
-        range: &std::ops::Range<u64>,
-        start: usize,
-        length: usize,
-        features: usize,
-        rows: std::ops::Range<usize>,
-    ) {
-        let size = size_of::<T>();
-        let packed = |base: *mut u8, order: Order, row: usize, feature: usize| {
-            let inside = match order {
-                Order::RowMajor => row * features + feature,
-                Order::FeatureMajor => feature * length + row,
-            };
-            base.wrapping_add((start * features + inside) * size).cast::<T>()
+    /// Copies elements to another place.
+    ///
+    /// # Safety
+    /// Both have them, and do not overlap; nobody else writes them.
+    unsafe fn copy(self, to: Patch, rows: usize, features: usize, size: usize, isa: Isa) {
+        let one = size as isize;
+        let turn = Turn {
+            from: self.start,
+            row_stride: self.row_stride,
+            column_stride: self.feature_stride,
+            to: to.start,
+            to_stride: to.row_stride.unsigned_abs(),
+            rows,
+            columns: features,
+            size,
+            ahead: 0,
         };
-        let address = |memory: &Memory, first: u64, row: usize, feature: usize| match memory.packed {
-            None => memory.element(first as usize + row, feature).cast::<T>(),
-            Some((_, order)) => packed(memory.start, order, row, feature),
-        };
-        // The written order inside, so that writes are in order.
-        let by_feature = matches!(self.to.packed, Some((_, Order::FeatureMajor)));
         // SAFETY: the caller's promise.
         unsafe {
-            if by_feature {
-                for feature in 0..features {
-                    for row in rows.clone() {
-                        address(&self.to, start as u64, row, feature).write(address(&self.from, range.start, row, feature).read());
-                    }
-                }
+            if to.feature_stride == one && to.row_stride >= 0 {
+                turn.run(isa);
+            } else if to.row_stride == one && to.feature_stride >= 0 {
+                // The other way round: what is a row here is a column there.
+                let (row_stride, column_stride) = (turn.column_stride, turn.row_stride);
+                let to_stride = to.feature_stride.unsigned_abs();
+                Turn { row_stride, column_stride, to_stride, rows: features, columns: rows, ..turn }.run(isa);
             } else {
-                for row in rows {
-                    for feature in 0..features {
-                        address(&self.to, start as u64, row, feature).write(address(&self.from, range.start, row, feature).read());
+                for row in 0..rows as isize {
+                    for feature in 0..features as isize {
+                        let from = self.start.wrapping_offset(row * self.row_stride + feature * self.feature_stride);
+                        let to = to.start.wrapping_offset(row * to.row_stride + feature * to.feature_stride);
+                        std::ptr::copy_nonoverlapping(from, to, size);
                     }
                 }
             }
