@@ -76,7 +76,7 @@ fn hierarchy(rng: &mut Rng) -> Hierarchy {
             4 => level.reduce(Reducer::Mean).dtype(DType::F32),
             _ => level.reduce(Reducer::Mean),
         };
-        hierarchy = hierarchy.level(if rng.next() % 3 > 0 { level.keep() } else { level });
+        hierarchy = hierarchy.level(if !rng.next().is_multiple_of(3) { level.keep() } else { level });
     }
     hierarchy
 }

@@ -1,7 +1,7 @@
 //! The loops themselves, over vectors of any instruction set.
 //!
-//! Rows are read strictly in order, a whole row at a time where its accumulators fit the registers; wider rows are taken four at a time over accumulators
-//! in the first cache. Memory is then read almost as it lies, which is what it is fastest at. Rows that a small table holds are in a cache already: of
+//! Rows are read strictly in order, a whole row at a time, as its accumulators fit the registers or lie in the first cache: memory is then read exactly as
+//! it lies, which is what it is fastest at. Of wide rows that are apart, four are taken at a time. Rows that a small table holds are in a cache already: of
 //! those, wide ones are taken as many columns at a time as the registers hold.
 
 use super::{Block, Run, Source};
@@ -191,7 +191,21 @@ impl<T: Value, S: Rows<T>, const WEIGHTED: bool> Input<'_, T, S, WEIGHTED> {
 
     #[inline(always)]
     unsafe fn wide<X: Lanes<T>, R: VectorOp>(&self, emit: &impl Emit<X>) {
+        // Of rows one after the other, a single one at a time is read exactly as memory lies; of others, four at once are waited for together.
+        // SAFETY: rows of the block.
+        let in_order = self.count > 1
+            && unsafe {
+                let distance = self.rows.row(1).addr().wrapping_sub(self.rows.row(0).addr());
+                distance <= 2 * self.features * size_of::<T>()
+            };
         let mut row = 0;
+        if in_order {
+            while row < self.count {
+                // SAFETY: as above.
+                unsafe { self.sweep::<X, R, 1>(row, emit) };
+                row += 1;
+            }
+        }
         while row < self.count {
             // SAFETY: rows of the block.
             unsafe {
