@@ -321,6 +321,31 @@ pub enum Load {
         /// The rows that ids look up.
         table: ViewId,
     },
+    /// As `Gather`, but the ids of each segment are counted, and the rows of the table are folded, each weighted by how often it occurs.
+    Histogram {
+        /// One id a row.
+        ids: ViewId,
+        /// The rows that are counted and folded.
+        table: ViewId,
+    },
+}
+
+impl Load {
+    /// The view of the rows that are folded: what it sees, or the table that ids look up.
+    pub fn values(self) -> ViewId {
+        match self {
+            Load::View { values } => values,
+            Load::Gather { table, .. } | Load::Histogram { table, .. } => table,
+        }
+    }
+
+    /// The ids, where rows are looked up.
+    pub fn ids(self) -> Option<ViewId> {
+        match self {
+            Load::View { .. } => None,
+            Load::Gather { ids, .. } | Load::Histogram { ids, .. } => Some(ids),
+        }
+    }
 }
 
 /// One level of a fold.
@@ -445,7 +470,7 @@ impl Step {
             StepKind::Fold(fold) => {
                 let mut views: SmallVec<[ViewId; 4]> = match fold.load {
                     Load::View { values } => smallvec::smallvec![values],
-                    Load::Gather { ids, table } => smallvec::smallvec![ids, table],
+                    Load::Gather { ids, table } | Load::Histogram { ids, table } => smallvec::smallvec![ids, table],
                 };
                 views.extend(fold.stages.iter().flat_map(|stage| stage.reductions.iter().filter_map(|reduction| reduction.weights)));
                 views
@@ -542,6 +567,10 @@ impl Plan {
                         Load::Gather { ids, table } => {
                             need(ids, first);
                             need(table, first);
+                        }
+                        Load::Histogram { ids, table } => {
+                            need(ids, first);
+                            need(table, self.buffer_of(table).rows);
                         }
                     }
                     for stage in &fold.stages {
