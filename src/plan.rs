@@ -468,10 +468,7 @@ impl Step {
             StepKind::Copy(copy) => copy.read.iter().copied().collect(),
             StepKind::Encode(encode) => encode.encoding.operands().into_iter().copied().collect(),
             StepKind::Fold(fold) => {
-                let mut views: SmallVec<[ViewId; 4]> = match fold.load {
-                    Load::View { values } => smallvec::smallvec![values],
-                    Load::Gather { ids, table } | Load::Histogram { ids, table } => smallvec::smallvec![ids, table],
-                };
+                let mut views: SmallVec<[ViewId; 4]> = fold.load.ids().into_iter().chain([fold.load.values()]).collect();
                 views.extend(fold.stages.iter().flat_map(|stage| stage.reductions.iter().filter_map(|reduction| reduction.weights)));
                 views
             }
@@ -562,17 +559,9 @@ impl Plan {
             match &step.kind {
                 StepKind::Fold(fold) => {
                     let first = fold.stages.first().map_or(0, |stage| self.table(stage.table).total_rows);
-                    match fold.load {
-                        Load::View { values } => need(values, first),
-                        Load::Gather { ids, table } => {
-                            need(ids, first);
-                            need(table, first);
-                        }
-                        Load::Histogram { ids, table } => {
-                            need(ids, first);
-                            need(table, self.buffer_of(table).rows);
-                        }
-                    }
+                    fold.load.ids().into_iter().for_each(|ids| need(ids, first));
+                    let counts = matches!(fold.load, Load::Histogram { .. });
+                    need(fold.load.values(), if counts { u64::MAX } else { first });
                     for stage in &fold.stages {
                         for weights in stage.reductions.iter().filter_map(|reduction| reduction.weights) {
                             need(weights, self.table(stage.table).total_rows);
