@@ -12,7 +12,6 @@ mod executable;
 mod float_mode;
 mod fold;
 mod helpers;
-mod histogram;
 mod kernels;
 mod load;
 mod memory;

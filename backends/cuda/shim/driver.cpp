@@ -11,6 +11,7 @@
 //   init      what cuInit returns                       memory    bytes of device memory
 //   oom       the n-th allocation from now fails        launch    the n-th launch from now is refused
 //   crash     the n-th kernel run from now fails, which whoever waits for it is told
+//   module    the n-th load of kernels from now is refused
 //   capability   10 · major + minor                     pinned    the n-th pinned allocation from now fails
 // and lf_fake_get(name) counts: allocations (alive), bytes (alive), launches, graphs (launched), copies, damaged (sentinels).
 #include <chrono>
@@ -521,6 +522,7 @@ EXPORT Result cuModuleLoadData(void** module, const void* image) {
   }
   {
     std::lock_guard<std::mutex> hold(fake().lock);
+    if (fake().now("module")) return NO_BINARY;
     if (strncmp(architecture, "sm_", 3) || atoi(architecture + 3) != fake().setting("capability")) return NO_BINARY;
   }
   void* library = dlopen(path, RTLD_NOW | RTLD_LOCAL);

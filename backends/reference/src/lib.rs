@@ -11,7 +11,6 @@
 mod copy;
 mod encode;
 mod fold;
-mod histogram;
 mod memory;
 mod scalar;
 mod tree;

@@ -2,6 +2,8 @@
 
 mod bench;
 mod check;
+#[cfg(target_os = "linux")]
+mod cuda;
 mod diff;
 mod explain;
 mod files;

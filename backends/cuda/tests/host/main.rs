@@ -63,7 +63,7 @@ impl Fake {
         for (name, value) in [("devices", 1), ("driver", 13_000), ("init", 0), ("memory", 8 << 30), ("capability", 90)] {
             self.set(name, value);
         }
-        for fault in ["oom", "pinned", "launch", "crash"] {
+        for fault in ["oom", "pinned", "launch", "crash", "module"] {
             self.set(fault, 0);
         }
     }
