@@ -174,7 +174,8 @@ fn graph_terms(graph: &LevelGraph, terms: &mut Terms) -> Result<Wanted> {
             Op::Fold { load, stages } => {
                 let (mut rows, mut weights) = match load {
                     FoldLoad::Rows => (operand(0)?, 1..),
-                    FoldLoad::Gather => (terms.gather(operand(0)?, operand(1)?), 2..),
+                    // Counting and folding what was looked up come to the same.
+                    FoldLoad::Gather | FoldLoad::Histogram => (terms.gather(operand(0)?, operand(1)?), 2..),
                 };
                 let mut results = Vec::new();
                 for (index, stage) in stages.iter().enumerate() {
@@ -209,7 +210,7 @@ fn graph_terms(graph: &LevelGraph, terms: &mut Terms) -> Result<Wanted> {
 fn run_fold(plan: &Plan, fold: &Fold, memory: &mut Memory<'_>, terms: &mut Terms) -> Result<()> {
     let mut rows = match fold.load {
         Load::View { values } => memory.read_segments(values, fold.stages[0].table, terms)?,
-        Load::Gather { ids, table } => {
+        Load::Gather { ids, table } | Load::Histogram { ids, table } => {
             let (ids, table) = (memory.read(ids, terms)?, memory.read(table, terms)?);
             terms.gather(ids, table)
         }

@@ -168,6 +168,18 @@ pub enum FoldLoad {
     Rows,
     /// Operand 0 are ids, operand 1 the table that they look up.
     Gather,
+    /// The same; ids are counted, and the rows of the table are folded by their counts.
+    Histogram,
+}
+
+impl FoldLoad {
+    /// How many operands stand before the weights.
+    pub fn operands(self) -> usize {
+        match self {
+            FoldLoad::Rows => 1,
+            FoldLoad::Gather | FoldLoad::Histogram => 2,
+        }
+    }
 }
 
 /// An operation.

@@ -186,6 +186,9 @@ impl Lowering<'_> {
                     FoldLoad::Gather => {
                         (Load::Gather { ids: self.view(operands[0])?, table: self.view(operands[1])? }, operands[2..].iter())
                     }
+                    FoldLoad::Histogram => {
+                        (Load::Histogram { ids: self.view(operands[0])?, table: self.view(operands[1])? }, operands[2..].iter())
+                    }
                 };
                 let mut lowered = Vec::with_capacity(stages.len());
                 let mut port = 0;

@@ -321,6 +321,31 @@ pub enum Load {
         /// The rows that ids look up.
         table: ViewId,
     },
+    /// As `Gather`, but the ids of each segment are counted, and the rows of the table are folded, each weighted by how often it occurs.
+    Histogram {
+        /// One id a row.
+        ids: ViewId,
+        /// The rows that are counted and folded.
+        table: ViewId,
+    },
+}
+
+impl Load {
+    /// The view of the rows that are folded: what it sees, or the table that ids look up.
+    pub fn values(self) -> ViewId {
+        match self {
+            Load::View { values } => values,
+            Load::Gather { table, .. } | Load::Histogram { table, .. } => table,
+        }
+    }
+
+    /// The ids, where rows are looked up.
+    pub fn ids(self) -> Option<ViewId> {
+        match self {
+            Load::View { .. } => None,
+            Load::Gather { ids, .. } | Load::Histogram { ids, .. } => Some(ids),
+        }
+    }
 }
 
 /// One level of a fold.
@@ -443,10 +468,7 @@ impl Step {
             StepKind::Copy(copy) => copy.read.iter().copied().collect(),
             StepKind::Encode(encode) => encode.encoding.operands().into_iter().copied().collect(),
             StepKind::Fold(fold) => {
-                let mut views: SmallVec<[ViewId; 4]> = match fold.load {
-                    Load::View { values } => smallvec::smallvec![values],
-                    Load::Gather { ids, table } => smallvec::smallvec![ids, table],
-                };
+                let mut views: SmallVec<[ViewId; 4]> = fold.load.ids().into_iter().chain([fold.load.values()]).collect();
                 views.extend(fold.stages.iter().flat_map(|stage| stage.reductions.iter().filter_map(|reduction| reduction.weights)));
                 views
             }
@@ -537,13 +559,9 @@ impl Plan {
             match &step.kind {
                 StepKind::Fold(fold) => {
                     let first = fold.stages.first().map_or(0, |stage| self.table(stage.table).total_rows);
-                    match fold.load {
-                        Load::View { values } => need(values, first),
-                        Load::Gather { ids, table } => {
-                            need(ids, first);
-                            need(table, first);
-                        }
-                    }
+                    fold.load.ids().into_iter().for_each(|ids| need(ids, first));
+                    let counts = matches!(fold.load, Load::Histogram { .. });
+                    need(fold.load.values(), if counts { u64::MAX } else { first });
                     for stage in &fold.stages {
                         for weights in stage.reductions.iter().filter_map(|reduction| reduction.weights) {
                             need(weights, self.table(stage.table).total_rows);

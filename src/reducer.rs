@@ -262,6 +262,11 @@ impl Reducer {
         }
     }
 
+    /// Whether its result follows from which rows occur how often, so that ids may be counted and the rows of their table folded.
+    pub fn takes_counts(&self) -> bool {
+        matches!(self, Reducer::Sum | Reducer::Mean | Reducer::Max | Reducer::Min)
+    }
+
     /// Whether results can have this type: positions are i64, everything else is a float.
     pub fn can_give(&self, dtype: DType) -> bool {
         if self.gives_positions() { dtype == DType::I64 } else { dtype.is_float() }

@@ -11,6 +11,7 @@ pub use encoder::{Attention, Encoder, NORM_EPS, Norm, POSITION_BASE, Transformer
 pub use json::SPEC_SCHEMA;
 
 use crate::dtype::DType;
+use crate::encoder::{Number, RowOp};
 use crate::error::{Error, ErrorCode, Result};
 use crate::graph::{GraphBuilder, LevelGraph, Reduce, Value, ValueType};
 use crate::ids::TableId;
@@ -109,6 +110,9 @@ pub struct Level {
     pub reduce: Vec<Reducer>,
     /// One weight for each row of the level below.
     pub weights: Option<Weights>,
+    /// The parameters by which `softmax` scores the rows of the level below, in place of weights: one query `[1, features]` a head. Each head
+    /// pools whole rows by the softmax of row · query ÷ √features, and the heads stand side by side.
+    pub queries: Vec<Arc<str>>,
     /// What an empty segment gives; the reducer's own answer where it is not said.
     pub on_empty: Option<OnEmpty>,
     /// The type of its rows; that of the level below where it is not said.
@@ -194,6 +198,7 @@ impl Level {
             segments: segments.into(),
             reduce: vec![Reducer::Sum],
             weights: None,
+            queries: Vec::new(),
             on_empty: None,
             dtype: None,
             encode: Vec::new(),
@@ -219,6 +224,14 @@ impl Level {
     #[must_use]
     pub fn weights(mut self, name: &str, dtype: DType) -> Self {
         self.weights = Some(Weights { name: name.into(), dtype });
+        self
+    }
+
+    /// By softmax, with the scores of learned queries: attention pooling, one head for each of these parameters.
+    #[must_use]
+    pub fn pool_by(mut self, queries: &[&str]) -> Self {
+        self.reduce = vec![Reducer::SoftMax];
+        self.queries = queries.iter().map(|query| (*query).into()).collect();
         self
     }
 
@@ -364,28 +377,62 @@ impl Level {
     }
 
     fn fold(&self, graph: &mut GraphBuilder, below: Value, table: TableId) -> Result<Value> {
+        if !self.queries.is_empty() {
+            return self.pool(graph, below, table);
+        }
         let weights = match (&self.weights, graph.value_type(below)) {
             (Some(weights), ValueType::Rows { rows, .. }) => Some(graph.weights(&weights.name, weights.dtype, rows)?),
             (Some(_) | None, _) => None,
         };
         let mut parts = Vec::with_capacity(self.reduce.len());
         for reducer in &self.reduce {
-            let mut how = Reduce::new(reducer.clone());
-            if let Some(weights) = weights {
-                how = how.weights(weights);
-            }
-            if let Some(on_empty) = self.on_empty {
-                how = how.on_empty(on_empty);
-            }
-            if let Some(dtype) = self.dtype {
-                how = how.dtype(dtype);
-            }
+            let how = self.how(reducer, weights);
             parts.push(graph.fold(below, table, how)?);
         }
         match parts[..] {
             [] => Err(Error::new(ErrorCode::SpecInvalid, "the level has no reducer").help("name one, such as sum or mean")),
             [only] => Ok(only),
             [..] => graph.concat(&parts),
+        }
+    }
+
+    fn how(&self, reducer: &Reducer, weights: Option<Value>) -> Reduce {
+        let mut how = Reduce::new(reducer.clone());
+        if let Some(weights) = weights {
+            how = how.weights(weights);
+        }
+        if let Some(on_empty) = self.on_empty {
+            how = how.on_empty(on_empty);
+        }
+        if let Some(dtype) = self.dtype {
+            how = how.dtype(dtype);
+        }
+        how
+    }
+
+    /// Softmax pooling by learned queries: a matrix product gives the scores.
+    fn pool(&self, graph: &mut GraphBuilder, below: Value, table: TableId) -> Result<Value> {
+        let wrong = |message: &str, help: &str| Err(Error::new(ErrorCode::SpecInvalid, message).help(help));
+        if self.reduce != [Reducer::SoftMax] {
+            return wrong("only softmax has queries", "reduce by softmax alone, or leave the queries out");
+        }
+        if self.weights.is_some() {
+            return wrong("its scores are given twice, by weights and by queries", "leave one of them out");
+        }
+        let ValueType::Rows { features, dtype, .. } = graph.value_type(below) else {
+            return Err(Error::new(ErrorCode::Internal, "a level is rows"));
+        };
+        let scale = Number(1.0 / crate::numerics::count_to_f64(features.max(1)).sqrt());
+        let mut heads = Vec::with_capacity(self.queries.len());
+        for query in &self.queries {
+            let query = graph.shared_param(query, dtype, 1, features)?;
+            let scores = graph.linear(below, query, None)?;
+            let scores = graph.map(scores, &RowOp::Scale(scale))?;
+            heads.push(graph.fold(below, table, self.how(&Reducer::SoftMax, Some(scores)))?);
+        }
+        match heads[..] {
+            [only] => Ok(only),
+            [..] => graph.concat(&heads),
         }
     }
 }

@@ -7,7 +7,7 @@ use levelfold::graph::{GraphBuilder, LevelGraph, Reduce};
 use levelfold::numerics::error_bound;
 use levelfold::optimize::{
     CollapseLevels, Decision, DropUnused, EliminateIdentity, Exactness, FuseGather, FuseLevels, FuseRowwise, FuseSiblings,
-    FuseTransposeReduce, HoistLinear, NoObserver, Pass, Pipeline, PlaceConcat, Planner, ShareTables,
+    FuseTransposeReduce, HistogramGather, HoistLinear, NoObserver, Pass, Pipeline, PlaceConcat, Planner, ShareTables,
 };
 use levelfold::{DType, Hierarchy, Leaves, Level, Plan, Reducer, Segments};
 use std::path::{Path, PathBuf};
@@ -131,6 +131,9 @@ fn passes_do_what_their_page_shows() {
     let both: (&str, &[u64], &[Reducer]) = ("word", &[2, 1], &[Reducer::Mean, Reducer::Max]);
     let max = |name, of| -> (&str, &[u64], &[Reducer]) { (name, of, &[Reducer::Max]) };
     let lookup = Hierarchy::new(Leaves::lookup("char", DType::U8, DType::F32, 256, 4)).level(Level::new("word", lengths(&[2, 1])));
+    let counted = Hierarchy::new(Leaves::lookup("char", DType::U8, DType::F32, 4, 16))
+        .level(Level::new("text", lengths(&[100])).reduce(Reducer::Mean));
+    let gathered: Vec<Box<dyn Pass>> = vec![Box::new(FuseTransposeReduce), Box::new(FuseGather)];
     let siblings = || -> Vec<Box<dyn Pass>> { vec![Box::new(FuseTransposeReduce), Box::new(FuseSiblings)] };
     let collapse = CollapseLevels { exactness: Exactness::BitExact };
     let examples = [
@@ -141,6 +144,7 @@ fn passes_do_what_their_page_shows() {
         shown(folds(), &collapse, text(&[max("word", &[2, 1]), max("sentence", &[2])])),
         shown(folds(), &HoistLinear { exactness: Exactness::Reassociates }, projected()),
         shown(folds(), &FuseGather, lookup.graph().unwrap()),
+        shown(gathered, &HistogramGather { exactness: Exactness::Reassociates }, counted.graph().unwrap()),
         shown(folds(), &FuseLevels, text(&[word, ("sentence", &[2], &[Reducer::Mean])])),
         shown(Vec::new(), &FuseRowwise, feed_forward()),
         shown(siblings(), &PlaceConcat, text(&[both])),

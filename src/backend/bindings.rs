@@ -5,7 +5,7 @@ use crate::dtype::{DType, IdElement};
 use crate::error::{Error, ErrorCode, Result, suggestion};
 use crate::ids::{TableId, ViewId};
 use crate::numerics::Value;
-use crate::plan::{Buffer, CopyKind, Hash, Load, Place, Plan, StepKind, Table, TableSource};
+use crate::plan::{Buffer, CopyKind, Hash, Place, Plan, StepKind, Table, TableSource};
 use crate::segments::Segments;
 use crate::tensor::{Layout, TensorView, TensorViewMut};
 use crate::{narrow, widen_u64};
@@ -248,8 +248,8 @@ impl TableSet {
     fn check_data(&self, plan: &Plan, bindings: &Bindings<'_>, step: &StepKind) -> Result<()> {
         match step {
             StepKind::Fold(fold) => {
-                if let Load::Gather { ids, table } = fold.load {
-                    check_ids(plan, bindings, ids, plan.buffer_of(table))?;
+                if let Some(ids) = fold.load.ids() {
+                    check_ids(plan, bindings, ids, plan.buffer_of(fold.load.values()))?;
                 }
                 for stage in &fold.stages {
                     for reduction in &stage.reductions {
@@ -307,10 +307,7 @@ fn checked_inputs(plan: &Plan) -> SmallVec<[&str; 4]> {
     for step in &plan.steps {
         let views: SmallVec<[ViewId; 4]> = match &step.kind {
             StepKind::Fold(fold) => {
-                let ids = match fold.load {
-                    Load::Gather { ids, .. } => Some(ids),
-                    Load::View { .. } => None,
-                };
+                let ids = fold.load.ids();
                 let reductions = fold.stages.iter().flat_map(|stage| &stage.reductions);
                 ids.into_iter().chain(reductions.filter_map(|reduction| reduction.weights)).collect()
             }

@@ -104,14 +104,23 @@ fn infer_concat(first: ValueType, others: &[ValueType]) -> Result<ValueType> {
 fn infer_fold(graph: &LevelGraph, load: FoldLoad, stages: &[Stage], operands: &[ValueType]) -> Result<SmallVec<[ValueType; 1]>> {
     let (rows, mut weights) = match (load, operands) {
         (FoldLoad::Rows, [rows @ ValueType::Rows { .. }, weights @ ..]) => (*rows, weights),
-        (FoldLoad::Gather, [ids, table, weights @ ..]) => (infer_gather(*ids, *table)?, weights),
-        (FoldLoad::Rows | FoldLoad::Gather, _) => {
+        (FoldLoad::Gather | FoldLoad::Histogram, [ids, table, weights @ ..]) => (infer_gather(*ids, *table)?, weights),
+        (FoldLoad::Rows | FoldLoad::Gather | FoldLoad::Histogram, _) => {
             return Err(Error::new(ErrorCode::GraphInvalid, format!("a fold does not take ({})", types(operands))));
         }
     };
     let ValueType::Rows { mut rows, features, mut dtype } = rows else {
         return Err(Error::new(ErrorCode::Internal, "a fold's rows are rows"));
     };
+    if load == FoldLoad::Histogram {
+        let counted = |reduction: &Reduction| reduction.reducer.takes_counts() && !reduction.weighted;
+        if !matches!(stages, [stage] if stage.reductions.iter().all(counted)) {
+            return Err(Error::new(
+                ErrorCode::GraphInvalid,
+                "counts are folded by one stage of sums, means, maxima and minima without weights",
+            ));
+        }
+    }
     let mut types = SmallVec::new();
     for (index, stage) in stages.iter().enumerate() {
         let segments = &graph.table(stage.table).segments;

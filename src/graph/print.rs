@@ -88,6 +88,7 @@ impl fmt::Display for Line<'_> {
                 let load = match load {
                     FoldLoad::Rows => "",
                     FoldLoad::Gather => "gather ",
+                    FoldLoad::Histogram => "histogram ",
                 };
                 write!(f, "fold {load}{}", operands.join(", "))?;
                 for (index, stage) in stages.iter().enumerate() {

@@ -3,6 +3,7 @@
 use crate::dtype::DType;
 use crate::graph::{LevelGraph, Origins};
 use crate::ids::NodeId;
+use crate::reducer::Reducer;
 use smallvec::SmallVec;
 use std::fmt;
 use std::sync::Arc;
@@ -97,6 +98,19 @@ pub enum Refusal {
     Weighted,
     /// A sum would add the bias once for each row.
     AddsBias,
+    /// The lower fold counts ids, and makes few rows.
+    FoldsCounts,
+    /// A reducer that does not follow from counts.
+    NotCounted(Reducer),
+    /// Counting and folding the table for each segment would not take much less work.
+    TooFewRows {
+        /// Operations on elements where looked-up rows are folded.
+        folded: u64,
+        /// The same where ids are counted.
+        counted: u64,
+    },
+    /// The target has no such step.
+    NotSupported(String),
     /// A part of a concat cannot be written in place.
     CannotBePlaced(&'static str),
 }
@@ -127,6 +141,12 @@ impl fmt::Display for Refusal {
             Refusal::WouldRound(dtype) => write!(f, "the sum would be rounded to {dtype} before the product"),
             Refusal::Weighted => f.write_str("weights stand in between"),
             Refusal::AddsBias => f.write_str("the sum adds its bias once for each row"),
+            Refusal::FoldsCounts => f.write_str("the lower level counts ids, and makes few rows"),
+            Refusal::NotCounted(reducer) => write!(f, "{reducer} does not follow from how often each row occurs"),
+            Refusal::TooFewRows { folded, counted } => {
+                write!(f, "counting would take {counted} operations, more than half of the {folded} of folding")
+            }
+            Refusal::NotSupported(reason) => f.write_str(reason),
             Refusal::CannotBePlaced(reason) => f.write_str(reason),
         }
     }
@@ -176,6 +196,28 @@ pub enum Decision {
     RefusedGather {
         /// The lookup.
         gather: Names,
+        /// Why.
+        reason: Refusal,
+    },
+    /// histogram-gather: ids are counted, and the rows of their table folded by the counts.
+    Counted {
+        /// The fold.
+        fold: Names,
+        /// Rows that are looked up no more.
+        rows: u64,
+        /// Rows of the table, of which each segment folds those that it has.
+        table_rows: u64,
+        /// The segments.
+        segments: u64,
+        /// Operations on elements where looked-up rows are folded.
+        folded: u64,
+        /// The same where ids are counted.
+        counted: u64,
+    },
+    /// histogram-gather: a fold looks its rows up one by one.
+    RefusedCount {
+        /// The fold.
+        fold: Names,
         /// Why.
         reason: Refusal,
     },
@@ -313,6 +355,7 @@ impl Decision {
             | Decision::RefusedLevels { .. }
             | Decision::RefusedCollapse { .. }
             | Decision::RefusedHoist { .. }
+            | Decision::RefusedCount { .. }
             | Decision::RefusedRowwise { .. }
             | Decision::RefusedConcat { .. } => true,
             Decision::SharedTable { .. }
@@ -323,6 +366,7 @@ impl Decision {
             | Decision::FusedLevels { .. }
             | Decision::Collapsed { .. }
             | Decision::Hoisted { .. }
+            | Decision::Counted { .. }
             | Decision::FusedRowwise { .. }
             | Decision::PlacedConcat { .. }
             | Decision::TrimmedFold { .. }
@@ -341,6 +385,7 @@ impl Decision {
             Decision::FusedLevels { .. } | Decision::RefusedLevels { .. } => "fuse-levels",
             Decision::Collapsed { .. } | Decision::RefusedCollapse { .. } => "collapse-levels",
             Decision::Hoisted { .. } | Decision::RefusedHoist { .. } => "hoist-linear",
+            Decision::Counted { .. } | Decision::RefusedCount { .. } => "histogram-gather",
             Decision::FusedRowwise { .. } | Decision::RefusedRowwise { .. } => "fuse-rowwise",
             Decision::PlacedConcat { .. } | Decision::RefusedConcat { .. } => "place-concat",
             Decision::TrimmedFold { .. } | Decision::DroppedUnused { .. } => "drop-unused",
@@ -376,6 +421,11 @@ impl fmt::Display for Decision {
                 write!(f, "{product} is taken of {fold}: of {segments} rows, not of {rows}")
             }
             Decision::RefusedHoist { product, fold, reason } => write!(f, "{product} stays below {fold}: {reason}"),
+            Decision::Counted { fold, rows, table_rows, segments, folded, counted } => write!(
+                f,
+                "{fold} counts {rows} ids, and folds the {table_rows} rows of their table by counts for each of {segments} segment(s): {counted} operations, not {folded}"
+            ),
+            Decision::RefusedCount { fold, reason } => write!(f, "{fold} folds looked-up rows: {reason}"),
             Decision::FusedRowwise { ops, into, bytes } => {
                 write!(f, "{ops} follows {into} row by row: {bytes} B not written, and not read again")
             }

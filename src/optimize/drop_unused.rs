@@ -50,10 +50,7 @@ fn trim(graph: &mut LevelGraph, node: NodeId, load: FoldLoad, stages: &[Stage], 
         graph.uses(node).iter().any(|used| used.port == port) || graph.outputs().iter().any(|output| output.value == Value { node, port })
     };
     let operands = graph.operands(node);
-    let (source, weights) = operands.split_at(match load {
-        FoldLoad::Rows => 1,
-        FoldLoad::Gather => 2,
-    });
+    let (source, weights) = operands.split_at(load.operands());
     let mut weights = weights.iter().copied();
     // (what stays, its old port, its weights), stage by stage.
     let mut kept: Kept = Vec::new();

@@ -86,9 +86,12 @@ fn refuse(graph: &LevelGraph, lower: NodeId, upper: NodeId, reason: Refusal, dec
 
 /// The leaf rows of the largest unit, where the two can be fused.
 fn can_fuse(graph: &LevelGraph, lower: NodeId, upper: NodeId, target: &Target) -> Result<u64, Refusal> {
-    let (Op::Fold { stages: below, .. }, Op::Fold { stages: above, .. }) = (graph.op(lower), graph.op(upper)) else {
+    let (Op::Fold { load, stages: below }, Op::Fold { stages: above, .. }) = (graph.op(lower), graph.op(upper)) else {
         return Err(Refusal::NotRows);
     };
+    if *load == FoldLoad::Histogram {
+        return Err(Refusal::FoldsCounts);
+    }
     let selects = |stage: &Stage| stage.reductions.iter().any(|reduction| reduction.reducer.class() == ReducerClass::Select);
     if below.iter().chain(above).any(selects) {
         return Err(Refusal::Selects);

@@ -84,10 +84,7 @@ impl Parts {
         let Op::Fold { load, stages } = graph.op(node) else { return None };
         let [stage] = &stages[..] else { return None };
         let operands = graph.operands(node);
-        let (source, mut weights) = operands.split_at(match load {
-            FoldLoad::Rows => 1,
-            FoldLoad::Gather => 2,
-        });
+        let (source, mut weights) = operands.split_at(load.operands());
         let weights = stage
             .reductions
             .iter()

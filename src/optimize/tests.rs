@@ -1,6 +1,7 @@
 //! Tests of the passes: each pass alone, on the smallest graph that shows it, as inline snapshots. A graph is prepared by other passes only
 //! where the pass could not do anything otherwise.
 
+mod histogram;
 mod limits;
 
 use super::*;
@@ -566,7 +567,7 @@ fn the_default_plan_of_text_is_one_step_without_a_copy() {
 
 #[test]
 fn passes_have_the_names_of_their_files_and_can_be_left_out() {
-    insta::assert_snapshot!(Pipeline::new(OptLevel::O2).names().join(" "), @"share-tables eliminate-identity fuse-transpose-reduce fuse-siblings collapse-levels hoist-linear fuse-gather fuse-levels fuse-rowwise place-concat drop-unused");
+    insta::assert_snapshot!(Pipeline::new(OptLevel::O2).names().join(" "), @"share-tables eliminate-identity fuse-transpose-reduce fuse-siblings collapse-levels hoist-linear fuse-gather histogram-gather fuse-levels fuse-rowwise place-concat drop-unused");
     let without = Pipeline::new(OptLevel::O1).without("fuse-levels").unwrap();
     assert!(!without.names().contains(&"fuse-levels"));
     insta::assert_snapshot!(Pipeline::new(OptLevel::O1).without("fuse-level").err().unwrap(), @"there is no pass `fuse-level`; did you mean `fuse-levels`? [unknown-name]");

@@ -6,6 +6,7 @@
 //! |---|---|---|---|---|
 //! | fold of a view | n₀ · F · size, weights, tables | S · F · size a written reduction | 0 | below |
 //! | fold of a gather | n₀ · (id size + F · size), weights, tables | the same | 0 | below |
+//! | fold by counts | n₀ · id size, the looked-up table once, in whole, its table | the same | 0 | below |
 //! | copy.contiguous | n · F · size, the table | n · F · size | = written | 0 |
 //! | copy.spread | the same | the same | = written | 0 |
 //! | copy.stack | rows · F · size | the same | = written | 0 |
@@ -31,6 +32,8 @@
 //! | `median`, `quantile` | 1: what selecting takes depends on the rows | 3 |
 //! | `first`, `last`, `count` | 0 | 0 |
 //!
+//! - A fold by counts takes an operation on each id, and for each segment, as if it held every row of the looked-up table, two operations on each
+//!   element of that table (one for `max` and `min`), and on its results what the reducer takes.
 //! - An encoder reads what it takes once, however often its kernel comes back to it from cache. With R rows of F features:
 //!   a matrix product to N features takes 2 · R · F · N; attention with P pairs, H heads and F features (of one of queries, keys, values)
 //!   P · (4 · F + 4 · H) + R · F; a convolution of T taps 2 · R · F · T (taps outside a segment included). Of what follows, an
@@ -98,20 +101,24 @@ fn arena(plan: &Plan) -> (u64, u64) {
 }
 
 fn fold_cost(plan: &Plan, fold: &Fold) -> Cost {
-    let (mut cost, features) = match fold.load {
-        Load::View { values } => (per_row(plan, values), plan.view(values).features),
-        Load::Gather { ids, table } => (per_row(plan, ids).saturating_add(per_row(plan, table)), plan.view(table).features),
+    let (a_row, once) = match fold.load {
+        Load::View { values } => (per_row(plan, values), 0),
+        Load::Gather { ids, table } => (per_row(plan, ids).saturating_add(per_row(plan, table)), 0),
+        Load::Histogram { ids, table } => (per_row(plan, ids), plan.buffer_of(table).rows.saturating_mul(per_row(plan, table))),
     };
     let rows = fold.stages.first().map_or(0, |stage| plan.table(stage.table).total_rows);
-    cost = rows.saturating_mul(cost);
-    let mut total = Cost { read: cost, ..Cost::default() };
+    let mut total = Cost { read: rows.saturating_mul(a_row).saturating_add(once), ..Cost::default() };
+    if let Load::Histogram { .. } = fold.load {
+        total.flops = rows;
+    }
     for stage in &fold.stages {
-        add_stage(plan, stage, features, &mut total);
+        add_stage(plan, fold.load, stage, &mut total);
     }
     total
 }
 
-fn add_stage(plan: &Plan, stage: &Stage, features: u64, total: &mut Cost) {
+fn add_stage(plan: &Plan, load: Load, stage: &Stage, total: &mut Cost) {
+    let features = plan.view(load.values()).features;
     let table = plan.table(stage.table);
     total.read = total.read.saturating_add(table.bytes());
     for reduction in &stage.reductions {
@@ -122,7 +129,11 @@ fn add_stage(plan: &Plan, stage: &Stage, features: u64, total: &mut Cost) {
             let row = features.saturating_mul(reduction.dtype.size_u64());
             total.written = total.written.saturating_add(table.segments.saturating_mul(row));
         }
-        total.flops = total.flops.saturating_add(reduction_flops(reduction, table, features));
+        let flops = match load {
+            Load::View { .. } | Load::Gather { .. } => reduction_flops(reduction, table, features),
+            Load::Histogram { table: rows, .. } => histogram_flops(reduction, table, plan.buffer_of(rows).rows, features),
+        };
+        total.flops = total.flops.saturating_add(flops);
     }
 }
 
@@ -132,6 +143,15 @@ fn reduction_flops(reduction: &Reduction, table: &Table, features: u64) -> u64 {
     let results = table.segments.saturating_mul(features).saturating_mul(a_result);
     let divisors = if reduction.reducer == Reducer::Mean && reduction.weights.is_some() { table.total_rows } else { 0 };
     rows.saturating_add(results).saturating_add(divisors)
+}
+
+/// As if each segment held every row of the table that is looked up.
+fn histogram_flops(reduction: &Reduction, table: &Table, rows: u64, features: u64) -> u64 {
+    // Multiplied by the count, but for what only chooses.
+    let weighted = !matches!(reduction.reducer, Reducer::Max | Reducer::Min);
+    let (an_element, a_result) = operations(&reduction.reducer, weighted);
+    let of_a_segment = rows.saturating_mul(an_element).saturating_add(a_result).saturating_mul(features);
+    table.segments.saturating_mul(of_a_segment)
 }
 
 /// Operations on each element that is folded, and on each result.

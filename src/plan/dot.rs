@@ -37,15 +37,15 @@ fn push_edges(out: &mut String, plan: &Plan, id: &str, step: &Step) {
         StepKind::Encode(encode) => encode.encoding.operands().len(),
         StepKind::Fold(fold) => match fold.load {
             Load::View { .. } => 1,
-            Load::Gather { .. } => 2,
+            Load::Gather { .. } | Load::Histogram { .. } => 2,
         },
     };
     for (position, view) in step.reads().into_iter().enumerate() {
         let role = match (&step.kind, position) {
             (_, position) if position >= weights_from => "weights",
             (StepKind::Fold(fold), position) => match (fold.load, position) {
-                (Load::Gather { .. }, 0) => "ids",
-                (Load::Gather { .. } | Load::View { .. }, _) => "",
+                (Load::Gather { .. } | Load::Histogram { .. }, 0) => "ids",
+                (Load::Gather { .. } | Load::Histogram { .. } | Load::View { .. }, _) => "",
             },
             (StepKind::Encode(_), _) => "",
             (StepKind::Copy(copy), position) => match (copy.what, position) {

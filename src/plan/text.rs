@@ -210,6 +210,9 @@ fn lines_of(plan: &Plan, kind: &StepKind) -> Vec<Line> {
             let (load, dtype) = match fold.load {
                 Load::View { values } => (view(plan, values), dtype_of(plan, values)),
                 Load::Gather { ids, table } => (format!("{} at {}", view(plan, table), view(plan, ids)), dtype_of(plan, table)),
+                Load::Histogram { ids, table } => {
+                    (format!("{} by counts of {}", view(plan, table), view(plan, ids)), dtype_of(plan, table))
+                }
             };
             let mut made: Vec<(String, Option<DType>)> = vec![(load, dtype)];
             for (number, stage) in fold.stages.iter().enumerate() {

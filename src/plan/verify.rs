@@ -36,6 +36,7 @@
 //! 20. Where a table has an empty segment, `on_empty` is not `error`.
 //! 21. Results are floats (i64 where they are positions, which no stage folds), and are written as rows: one for each segment, of the reduction's
 //!     type, as wide as what is folded. What an empty segment gives is an element of that type.
+//! 39. What folds by counts has one stage, and all of its reducers are sums, means, maxima and minima without weights.
 //!
 //! Copies
 //! 22. A contiguous copy reads one view, of the rows of its table or packed by it, and writes a view that is packed by it.

@@ -19,6 +19,7 @@
 //! | `segments` | a name to bind segments under, or one of `{"lengths"}`, `{"offsets", "rows"?, "partial"?}`, `{"ranges", "rows"?}`, `{"ids", "count"}`, `{"boundaries", "rows"?}`; `rows` may be left out where the level below says it |
 //! | `reduce` | a reducer ([`Reducer`]: `"mean"`, `"var(ddof=1)"`), or a list of them whose results stand side by side |
 //! | `weights` | a name to bind one weight per row of the level below under, or `{"name", "dtype"}` |
+//! | `query` | a name, or a list of names (heads), of parameters `[1, features]` that `softmax` takes its scores from, in place of `weights` |
 //! | `on_empty` | `"zero"`, `"nan"`, `"error"` or `{"fill": x}` |
 //! | `dtype` | of the level's rows; that of the level below without it |
 //! | `encode` | what runs on the level's rows before they are folded (of leaves too): an encoder or a list of them, see `docs/encoders.md` |
@@ -200,7 +201,8 @@ impl Reader {
     fn level(&mut self, node: &Node, mut place: Place, below: &mut Below) -> Option<Level> {
         place.level = name_of(node);
         let rows_below = below.rows.take();
-        let fields = self.object(node, place, &["name", "segments", "reduce", "weights", "on_empty", "dtype", "encode", "keep"])?;
+        let fields =
+            self.object(node, place, &["name", "segments", "reduce", "weights", "query", "on_empty", "dtype", "encode", "keep"])?;
         let name = self.name(&fields);
         let segments = self.required(&fields, "segments").and_then(|node| self.segments(node, fields.at("segments"), rows_below));
         if let Some(SegmentSource::Inline(segments)) = &segments {
@@ -209,6 +211,7 @@ impl Reader {
         let reduce = self.required(&fields, "reduce").and_then(|node| self.reducers(node, &fields.at("reduce")));
         let dtype_below = below.dtype;
         let weights = self.optional(&fields, "weights", |reader, node, place| reader.weights(node, place, dtype_below));
+        let queries = self.optional(&fields, "query", Self::queries);
         let on_empty = self.optional(&fields, "on_empty", Self::on_empty);
         let dtype = self.optional(&fields, "dtype", |reader, node, place| reader.float(node, &place));
         if let Some(Some(dtype)) = dtype {
@@ -221,6 +224,7 @@ impl Reader {
             segments: segments?,
             reduce: reduce?,
             weights: weights?,
+            queries: queries?.unwrap_or_default(),
             on_empty: on_empty?,
             dtype: dtype?,
             encode: encode?,
@@ -337,6 +341,17 @@ impl Reader {
         let name = self.name(&fields);
         let dtype = self.required(&fields, "dtype").and_then(|node| self.float(node, &fields.at("dtype")));
         Some(Weights { name: name?.into(), dtype: dtype? })
+    }
+
+    fn queries(&mut self, node: &Node, place: Place) -> Option<Vec<Arc<str>>> {
+        match node {
+            Node::List(items) if !items.is_empty() => {
+                let names: Vec<_> = items.iter().enumerate().map(|(index, item)| self.text(item, &place.item(index))).collect();
+                names.into_iter().map(|name| name.map(Arc::from)).collect()
+            }
+            Node::Text(_) => self.text(node, &place).map(|name| vec![name.into()]),
+            other => self.wrong_type(other, "a name, or a list of names", &place),
+        }
     }
 
     fn on_empty(&mut self, node: &Node, place: Place) -> Option<OnEmpty> {

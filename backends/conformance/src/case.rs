@@ -108,7 +108,7 @@ impl Case {
         for node in self.graph.nodes() {
             let operands = self.graph.operands(node);
             match self.graph.op(node) {
-                Op::Gather | Op::Fold { load: FoldLoad::Gather, .. } if is_input(operands.first()) => {
+                Op::Gather | Op::Fold { load: FoldLoad::Gather | FoldLoad::Histogram, .. } if is_input(operands.first()) => {
                     let ValueType::Rows { rows, .. } = *self.graph.value_type(operands[1]) else { continue };
                     return Fill::Ids(rows);
                 }

@@ -110,7 +110,7 @@ pub fn evaluate(graph: &LevelGraph, inputs: &BTreeMap<String, Tensor>) -> BTreeM
             Op::Fold { load, stages } => {
                 let (mut rows, mut weights) = match load {
                     FoldLoad::Rows => (Rc::clone(&operands[0]), operands[1..].iter()),
-                    FoldLoad::Gather => (Rc::new(gather(&operands[0], &operands[1])), operands[2..].iter()),
+                    FoldLoad::Gather | FoldLoad::Histogram => (Rc::new(gather(&operands[0], &operands[1])), operands[2..].iter()),
                 };
                 let mut made: Vec<Rc<Numbers>> = Vec::new();
                 for (index, stage) in stages.iter().enumerate() {
@@ -120,7 +120,16 @@ pub fn evaluate(graph: &LevelGraph, inputs: &BTreeMap<String, Tensor>) -> BTreeM
                         rows = Rc::clone(&made[made.len() - before + usize::try_from(stage.feed).expect("few reductions")]);
                     }
                     for reduction in &stage.reductions {
-                        let weights = if reduction.weighted { weights.next().map(|weights| &**weights) } else { None };
+                        let mut weights = if reduction.weighted { weights.next().map(|weights| &**weights) } else { None };
+                        // Counted rows are weighted ones: a rounding more.
+                        let ones = Numbers {
+                            features: 1,
+                            values: vec![Number::exact(1.0); rows.values.len() / rows.features.max(1)],
+                            dtype: DType::F64,
+                        };
+                        if *load == FoldLoad::Histogram && reduction.reducer.takes_weights() {
+                            weights = Some(&ones);
+                        }
                         made.push(Rc::new(reduce(&rows, segments, reduction, weights)));
                     }
                 }

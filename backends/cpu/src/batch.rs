@@ -150,7 +150,7 @@ impl<'a> Walker<'a> {
                     Some((_, Order::FeatureMajor)) => Found::Turned,
                 }
             }
-            Load::Gather { table, .. } => {
+            Load::Gather { table, .. } | Load::Histogram { table, .. } => {
                 if self.memory[table.index()].is_dense() {
                     Found::Pointed
                 } else {
@@ -186,7 +186,7 @@ impl<'a> Walker<'a> {
     fn is_one_piece(&self) -> bool {
         match self.step.load {
             Load::View { values } => self.memory[values.index()].packed.is_none(),
-            Load::Gather { .. } => true,
+            Load::Gather { .. } | Load::Histogram { .. } => true,
         }
     }
 

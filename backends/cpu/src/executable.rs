@@ -181,7 +181,7 @@ impl CpuExecutable {
                     partials = partials.max(fold.cuts.partials.saturating_mul(fold.partial_width()));
                     let packed = match fold.load {
                         Load::View { values } => matches!(plan.view(values).layout, ViewLayout::Packed { .. }),
-                        Load::Gather { .. } => false,
+                        Load::Gather { .. } | Load::Histogram { .. } => false,
                     };
                     if packed && !chain[0].is_partition() {
                         fold.starts = cuts::running_starts(chain[0]);
@@ -218,7 +218,7 @@ impl CpuExecutable {
             StepRun::Fold(fold) => {
                 let tables: u64 = fold.stages.iter().map(|stage| self.tables.get(stage.table).bytes()).sum();
                 let (read, written) = run_fold(fold, &self.memory, &self.tables, &self.scratch, self.partials.as_mut_ptr(), &workers);
-                (read + tables, written)
+                (read + tables + fold.once_read, written)
             }
             StepRun::Encode(encode, start) => {
                 let params = Partials(self.params.as_ref().map_or(std::ptr::null_mut(), Arena::start).wrapping_add(*start).cast());

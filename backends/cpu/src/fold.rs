@@ -5,6 +5,7 @@
 
 use crate::batch::Dense;
 use crate::cuts::{Cuts, Split, Task};
+use crate::histogram::Histogram;
 use crate::kernels::{self, Isa, Kernels};
 use crate::memory::{Memory, narrow};
 use crate::select::Select;
@@ -29,8 +30,12 @@ pub(crate) struct FoldStep {
     /// What leaf rows are turned with, and how many at once.
     pub(crate) isa: Isa,
     pub(crate) window_rows: usize,
+    /// What counts ids first, where the fold does.
+    pub(crate) histogram: Option<Histogram>,
     /// Bytes that a leaf row costs to read.
     pub(crate) row_read: u64,
+    /// Bytes that a run reads once, however many rows there are.
+    pub(crate) once_read: u64,
     /// Whether leaf rows are likely to be in a cache, as those of a small table are.
     pub(crate) tiled: bool,
     /// Scratch: the pointers of a batch of leaf rows.
@@ -110,14 +115,20 @@ const CACHED_BYTES: u64 = 1 << 20;
 impl FoldStep {
     /// Compiles a fold for an instruction set. Outputs of `stream_bytes` or more go past the cache.
     pub(crate) fn compile(plan: &Plan, fold: &Fold, isa: Isa, stream_bytes: u64) -> Result<Self> {
-        let (view, row_read) = match fold.load {
-            Load::View { values } => (values, 0),
-            Load::Gather { ids, table } => (table, plan.buffer_of(ids).dtype.size_u64()),
-        };
+        let view = fold.load.values();
         let features = narrow(plan.view(view).features)?;
         let mut input = plan.buffer_of(view).dtype;
         let tiled = plan.buffer_of(view).bytes() <= CACHED_BYTES;
-        let row_read = row_read + plan.view(view).features * input.size_u64();
+        let row_bytes = plan.view(view).features * input.size_u64();
+        let id_bytes = fold.load.ids().map_or(0, |ids| plan.buffer_of(ids).dtype.size_u64());
+        // What is counted is read once, whatever the segments are; what is folded then are rows of f64.
+        let (row_read, once_read) = match fold.load {
+            Load::View { .. } | Load::Gather { .. } => (id_bytes + row_bytes, 0),
+            Load::Histogram { .. } => (id_bytes, plan.buffer_of(view).rows * row_bytes),
+        };
+        if let Load::Histogram { .. } = fold.load {
+            input = DType::F64;
+        }
         // Where no level has a single segment nothing runs, however many features there would be.
         let idle = fold.stages.iter().all(|stage| plan.table(stage.table).segments == 0);
         let features = if idle { 0 } else { features };
@@ -126,9 +137,17 @@ impl FoldStep {
         let mut stages = Vec::with_capacity(fold.stages.len());
         let mut select = None;
         let mut window_rows = BLOCK_ROWS;
+        let histogram = match fold.load {
+            Load::View { .. } | Load::Gather { .. } => None,
+            Load::Histogram { ids, table } => {
+                let rows = narrow(plan.buffer_of(table).rows)?;
+                let counts = scratch.take(Histogram::counts_of(rows).ok_or_else(too_large)?, 8)?;
+                Some(Histogram { ids, table, rows, counts })
+            }
+        };
         for (index, stage) in fold.stages.iter().enumerate() {
             let feeds = fold.stages.get(index + 1).map(|next| next.feed as usize);
-            let longest = plan.table(stage.table).longest;
+            let longest = histogram.as_ref().map_or(plan.table(stage.table).longest, |histogram| histogram.rows as u64);
             let depth = longest.div_ceil(BLOCK_ROWS_U64).max(1).ilog2() as usize + 2;
             let largest = stage.reductions.iter().map(|reduction| reduction.dtype.size()).max().unwrap_or(1);
             let staged_rows = (STAGED_BYTES / (features * largest).max(1)).clamp(1, BATCH_ROWS);
@@ -225,7 +244,9 @@ impl FoldStep {
             select,
             isa,
             window_rows,
+            histogram,
             row_read,
+            once_read,
             tiled,
             pointers,
             cuts: Cuts::default(),
@@ -236,6 +257,9 @@ impl FoldStep {
 
     /// The f64 values of one row of partials, over all reductions of the topmost stage.
     pub(crate) fn partial_width(&self) -> usize {
+        if let Some(histogram) = &self.histogram {
+            return histogram.rows;
+        }
         self.stages.last().map_or(0, |stage| stage.reductions.iter().map(|reduction| reduction.width).sum())
     }
 }
@@ -315,6 +339,10 @@ impl<'a> Walker<'a> {
                 }
                 Task::Piece { segment, first_row, last_row, partial } => {
                     let start = self.tables.get(self.step.stages[top].table).range(segment).start;
+                    if let Some(histogram) = &self.step.histogram {
+                        self.count_piece(histogram, start + first_row..start + last_row, partial);
+                        return;
+                    }
                     self.fold_rows(top, segment, start + first_row..start + last_row);
                     for (index, reduction) in self.step.stages[top].reductions.iter().enumerate() {
                         let value = self.fold_tree(top, index);
@@ -343,6 +371,12 @@ impl<'a> Walker<'a> {
         let top = step.stages.len() - 1;
         let stage = &step.stages[top];
         let range = self.tables.get(stage.table).range(split.segment);
+        if let Some(histogram) = &step.histogram {
+            // SAFETY: the caller's promise.
+            unsafe { self.finish_counts(histogram, split, range.end - range.start) };
+            self.settle();
+            return;
+        }
         for (index, reduction) in stage.reductions.iter().enumerate() {
             // SAFETY: the partials of this segment are ours now; pairs of rows do not overlap.
             unsafe {
@@ -370,6 +404,11 @@ impl<'a> Walker<'a> {
         if let Some(select) = &self.step.select {
             // SAFETY: the caller's promise; a quantile stands alone in its step.
             unsafe { self.select(select, segments) };
+            return Dense { start: slots, stride: 0 };
+        }
+        if let Some(histogram) = &self.step.histogram {
+            // SAFETY: the caller's promise; a fold by counts has one stage.
+            unsafe { self.histogram(histogram, segments) };
             return Dense { start: slots, stride: 0 };
         }
         let stage = &self.step.stages[k];
@@ -455,7 +494,7 @@ impl<'a> Walker<'a> {
     }
 
     /// Finishes the value of a tree, and sees that the row gets to where it belongs: the output's row, the slot of the next stage, or both.
-    unsafe fn emit_tree(&mut self, k: usize, index: usize, segment: u64, rows: u64, value: *const f64, slot: *mut u8) {
+    pub(crate) unsafe fn emit_tree(&mut self, k: usize, index: usize, segment: u64, rows: u64, value: *const f64, slot: *mut u8) {
         let reduction = &self.step.stages[k].reductions[index];
         let Some(out) = self.out(reduction, segment, slot) else { return };
         // SAFETY: `value` is a row of a tree; `out` is a row of `features` elements to write.

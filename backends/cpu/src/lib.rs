@@ -12,6 +12,7 @@ mod executable;
 mod float_mode;
 mod fold;
 mod helpers;
+mod histogram;
 mod kernels;
 mod load;
 mod memory;

@@ -19,7 +19,7 @@ impl Walker<'_> {
         // SAFETY: the caller's promise: rows and ids are inside their views, checked before the run.
         unsafe {
             match step.load {
-                Load::Gather { ids, table } => {
+                Load::Gather { ids, table } | Load::Histogram { ids, table } => {
                     let (ids, table) = (self.memory[ids.index()], self.memory[table.index()]);
                     load_ids(ids, first, rows, |id| table.row(id));
                     if !table.is_dense() {

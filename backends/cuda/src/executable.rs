@@ -12,7 +12,7 @@ use crate::tensor::Fetching;
 use crate::work::{self, Bringing, Work, grain, index_of, source_of, spec_of};
 use levelfold::backend::{Bindings, Executable, RunReport, TableSet};
 use levelfold::error::{Error, ErrorCode, Result};
-use levelfold::plan::{Fold, Load, Place as Kept, Plan, StepKind};
+use levelfold::plan::{Fold, Place as Kept, Plan, StepKind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -300,10 +300,7 @@ fn put_program(shared: &Shared, stream: &Arc<Stream>, ready: &mut Ready, index: 
 
 /// Loads the kernel that a fold takes where rows lie as the host's do on the device.
 fn load_kernel(shared: &Shared, plan: &Plan, fold: &Fold) -> Result<()> {
-    let values = match fold.load {
-        Load::View { values } => values,
-        Load::Gather { table, .. } => table,
-    };
+    let values = fold.load.values();
     let (view, buffer) = (plan.view(values), plan.buffer_of(values));
     if view.features == 0 || fold.stages.last().is_none_or(|stage| plan.table(stage.table).total_rows == 0) {
         return Ok(());

@@ -12,7 +12,7 @@ use crate::work::{CopyWork, FoldWork, StepWork, Work, source_of, spec_of};
 use levelfold::backend::TableSet;
 use levelfold::error::{Error, ErrorCode, Result};
 use levelfold::ids::ViewId;
-use levelfold::plan::{Copy, CopyKind, Cost, Fold, Load, Order, Plan, Reduction, Stage, StepKind};
+use levelfold::plan::{Copy, CopyKind, Cost, Fold, Order, Plan, Reduction, Stage, StepKind};
 use levelfold::{DType, Reducer};
 
 /// A launch.
@@ -103,10 +103,7 @@ impl Maker<'_> {
     }
 
     fn fold(&self, fold: &Fold, work: &FoldWork, cost: Cost) -> Result<StepLaunches> {
-        let (values, ids) = match fold.load {
-            Load::View { values } => (self.place(values), None),
-            Load::Gather { ids, table } => (self.place(table), Some(self.place(ids))),
-        };
+        let (values, ids) = (self.place(fold.load.values()), fold.load.ids().map(|ids| self.place(ids)));
         let features = values.features;
         let mut made = StepLaunches { launches: Vec::new(), read: 0, written: 0 };
         if features == 0 {

@@ -2,7 +2,7 @@
 
 use crate::args::{MOST_REDUCTIONS, MOST_STAGES};
 use levelfold::backend::{FusionLimits, Target};
-use levelfold::plan::{CopyKind, Fold, StepKind};
+use levelfold::plan::{CopyKind, Fold, Load, StepKind};
 use levelfold::{DType, Error, ErrorCode, Reducer};
 
 /// Arena buffers begin where a whole row of a warp's reads does.
@@ -33,6 +33,9 @@ fn supports(step: &StepKind) -> Result<(), String> {
 }
 
 fn supports_fold(fold: &Fold) -> Result<(), String> {
+    if let Load::Histogram { .. } = fold.load {
+        return Err("counting ids has no kernel on the CUDA backend".to_owned());
+    }
     if fold.stages.len() > MOST_STAGES {
         return Err(format!("it folds {} levels in one step; CUDA kernels take up to {MOST_STAGES}", fold.stages.len()));
     }

@@ -134,10 +134,7 @@ impl Work {
 
 /// The bytes of a row of what a fold reads, and its columns.
 fn row_of(plan: &Plan, fold: &Fold) -> (u64, u64) {
-    let view = match fold.load {
-        Load::View { values } => values,
-        Load::Gather { table, .. } => table,
-    };
+    let view = fold.load.values();
     let features = plan.view(view).features;
     (features.saturating_mul(plan.buffer_of(view).dtype.size_u64()), features)
 }
@@ -169,10 +166,7 @@ pub(crate) fn most_scratch(plan: &Plan, multiprocessors: u32) -> u64 {
 
 /// What a fold is specialised by, apart from how rows are read.
 pub(crate) fn spec_of(plan: &Plan, fold: &Fold, grain: Grain, index: Index, source: Source, access: Access) -> FoldSpec {
-    let values = match fold.load {
-        Load::View { values } => values,
-        Load::Gather { table, .. } => table,
-    };
+    let values = fold.load.values();
     let last = fold.stages.len().saturating_sub(1);
     let stages = fold.stages.iter().enumerate().map(|(number, stage)| StageSpec {
         feed: stage.feed,
@@ -204,7 +198,8 @@ pub(crate) fn index_of(plan: &Plan, fold: &Fold) -> Index {
 /// The kind of source of a fold, and whether its rows are positions.
 pub(crate) fn source_of(plan: &Plan, fold: &Fold) -> (Source, bool) {
     match fold.load {
-        Load::Gather { .. } => (Source::Gather, false),
+        // A histogram is refused when a plan is compiled.
+        Load::Gather { .. } | Load::Histogram { .. } => (Source::Gather, false),
         Load::View { values } => match plan.view(values).layout {
             ViewLayout::Packed { order: Order::FeatureMajor, .. } => (Source::Packed, false),
             ViewLayout::Packed { order: Order::RowMajor, .. } => (Source::Rows, true),
@@ -225,10 +220,7 @@ fn fold_work(plan: &Plan, fold: &Fold, tables: &TableSet, bringing: &mut Bringin
     let mut grain = grain(plan, fold, bringing.device.multiprocessors);
     let mut cut = cuts::cut(&chain, grain);
     // With the narrowest reads there are the most threads, so what fits then always fits.
-    let size = plan.buffer_of(match fold.load {
-        Load::View { values } => values,
-        Load::Gather { table, .. } => table,
-    });
+    let size = plan.buffer_of(fold.load.values());
     let narrowest = Access::Lanes { bytes: u32::try_from(size.dtype.size()).unwrap_or(8) };
     let spec = spec_of(plan, fold, grain, index, source, narrowest);
     while features > 0 && cut.runs > 0 && spec.geometry(features, cut.runs).is_none() {
@@ -244,7 +236,7 @@ fn fold_work(plan: &Plan, fold: &Fold, tables: &TableSet, bringing: &mut Bringin
     }
     let packed_rows = match fold.load {
         Load::View { values } => matches!(plan.view(values).layout, ViewLayout::Packed { order: Order::RowMajor, .. }),
-        Load::Gather { .. } => false,
+        Load::Gather { .. } | Load::Histogram { .. } => false,
     };
     let first = chain.first().ok_or_else(|| Error::new(ErrorCode::PlanInvalid, "a fold has no stage"))?;
     let mut starts = Vec::with_capacity(chain.len());

@@ -2,7 +2,7 @@
 
 use crate::copy::look_up;
 use crate::memory::{Memory, Segment, size};
-use crate::{scalar, tree};
+use crate::{histogram, scalar, tree};
 use levelfold::backend::TableSet;
 use levelfold::dtype::DType;
 use levelfold::numerics::elementary::Elementary;
@@ -18,6 +18,9 @@ struct Made {
 
 /// Runs one fold step.
 pub(crate) fn run(plan: &Plan, fold: &Fold, tables: &TableSet, memory: &mut Memory<'_, '_>) -> Result<()> {
+    if let Load::Histogram { ids, table } = fold.load {
+        return histogram::run(plan, fold, ids, table, tables, memory);
+    }
     let mut below: Option<Vec<Made>> = None;
     for stage in &fold.stages {
         let segments = memory.walk(tables.get(stage.table))?;
@@ -66,16 +69,17 @@ pub(crate) fn run(plan: &Plan, fold: &Fold, tables: &TableSet, memory: &mut Memo
 /// The bytes of the arrays that the largest fold of a plan keeps while it runs.
 pub(crate) fn scratch_bytes(plan: &Plan) -> u64 {
     let fold_bytes = |fold: &Fold| {
-        let features = match fold.load {
-            Load::View { values } => plan.view(values).features,
-            Load::Gather { table, .. } => plan.view(table).features,
-        };
+        let features = plan.view(fold.load.values()).features;
         let rows = fold.stages.iter().map(|stage| {
             let table = plan.table(stage.table);
             let made = table.segments.saturating_mul(u64::try_from(stage.reductions.len()).unwrap_or(u64::MAX));
             made.saturating_add(table.longest)
         });
-        rows.fold(0, u64::saturating_add).saturating_mul(features).saturating_mul(8)
+        let table = match fold.load {
+            Load::View { .. } | Load::Gather { .. } => 0,
+            Load::Histogram { table, .. } => plan.buffer_of(table).rows,
+        };
+        rows.fold(table, u64::saturating_add).saturating_mul(features).saturating_mul(8)
     };
     let steps = plan.steps.iter().map(|step| match &step.kind {
         StepKind::Fold(fold) => fold_bytes(fold),
@@ -85,17 +89,11 @@ pub(crate) fn scratch_bytes(plan: &Plan) -> u64 {
 }
 
 fn loaded_features(memory: &Memory<'_, '_>, load: Load) -> Result<usize> {
-    match load {
-        Load::View { values } => memory.features(values),
-        Load::Gather { table, .. } => memory.features(table),
-    }
+    memory.features(load.values())
 }
 
 fn loaded_dtype(memory: &Memory<'_, '_>, load: Load) -> DType {
-    match load {
-        Load::View { values } => memory.dtype(values),
-        Load::Gather { table, .. } => memory.dtype(table),
-    }
+    memory.dtype(load.values())
 }
 
 /// The rows of a segment: `[len, features]`.
@@ -104,7 +102,7 @@ fn load_rows(plan: &Plan, memory: &mut Memory<'_, '_>, load: Load, segment: &Seg
     for index in 0..segment.len() {
         let (view, whole, row) = match load {
             Load::View { values } => (values, None, index),
-            Load::Gather { ids, table } => {
+            Load::Gather { ids, table } | Load::Histogram { ids, table } => {
                 let row = look_up(memory, ids, segment, index)?;
                 (table, Some(Segment::whole(size(plan.buffer_of(table).rows)?)), row)
             }
@@ -147,7 +145,7 @@ fn reduce<A: Elementary>(
 }
 
 /// Stores what a reduction made, where it is written at all.
-fn write(memory: &mut Memory<'_, '_>, reduction: &Reduction, made: ArrayView2<'_, f64>) -> Result<()> {
+pub(crate) fn write(memory: &mut Memory<'_, '_>, reduction: &Reduction, made: ArrayView2<'_, f64>) -> Result<()> {
     let Some(view) = reduction.write else { return Ok(()) };
     if memory.dtype(view) != reduction.dtype {
         return Err(Error::new(ErrorCode::PlanInvalid, format!("{} is written as {}", reduction.dtype, memory.dtype(view))));

@@ -11,6 +11,7 @@
 mod copy;
 mod encode;
 mod fold;
+mod histogram;
 mod memory;
 mod scalar;
 mod tree;

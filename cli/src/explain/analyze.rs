@@ -228,6 +228,8 @@ fn needed(plan: &Plan, step: &Step) -> u64 {
     let values = match fold.load {
         Load::View { values } => values,
         Load::Gather { table, .. } => table,
+        // Its table is counted once already.
+        Load::Histogram { .. } => return step.cost.read,
     };
     let buffer = plan.buffer_of(values);
     let row = plan.view(values).features.saturating_mul(buffer.dtype.size_u64());

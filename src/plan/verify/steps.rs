@@ -37,7 +37,7 @@ impl At<'_> {
                 self.first_table(fold, values);
                 values
             }
-            Load::Gather { ids, table } => {
+            Load::Gather { ids, table } | Load::Histogram { ids, table } => {
                 self.gather(ids, table);
                 let rows = seen(self.plan, ids).rows;
                 let values = Seen { rows, layout: ViewLayout::Rows, ..seen(self.plan, table) };
@@ -47,6 +47,9 @@ impl At<'_> {
         };
         if fold.stages.is_empty() {
             self.error("folds nothing: it has no stage");
+        }
+        if let Load::Histogram { .. } = fold.load {
+            self.histogram(fold);
         }
         let mut all = fold.stages.iter().flat_map(|stage| &stage.reductions);
         let selects = |reduction: &&Reduction| reduction.reducer.class() == ReducerClass::Select;
@@ -73,6 +76,18 @@ impl At<'_> {
                 }
             }
             inputs = &stage.reductions;
+        }
+    }
+
+    fn histogram(&mut self, fold: &Fold) {
+        if fold.stages.len() > 1 {
+            self.error(format!("folds {} levels by counts, which only the lowest has", fold.stages.len()));
+        }
+        for reduction in fold.stages.iter().flat_map(|stage| &stage.reductions) {
+            if !reduction.reducer.takes_counts() || reduction.weights.is_some() {
+                let weighted = if reduction.weights.is_some() { "a weighted " } else { "" };
+                self.error(format!("{weighted}{} does not follow from counts", reduction.reducer));
+            }
         }
     }
 

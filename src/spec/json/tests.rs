@@ -291,3 +291,38 @@ fn windows_get_a_row_for_each_occurrence_where_an_encoder_looks_along_them() {
     ");
     assert!(!windows("\"relu\"").contains("spread"));
 }
+
+#[test]
+fn queries_score_the_rows_that_softmax_pools() {
+    let text = with_level(r#"{"name": "word", "segments": {"lengths": [2, 4]}, "reduce": "softmax", "query": ["a", "b"]}"#);
+    let hierarchy = Hierarchy::from_json(&text).unwrap();
+    assert_eq!(hierarchy.levels[0].queries, ["a".into(), "b".into()]);
+    assert_eq!(Hierarchy::from_json(&hierarchy.to_json()).unwrap(), hierarchy);
+    let built = Level::new("word", Segments::from_lengths(&[2, 4]).unwrap()).pool_by(&["a", "b"]);
+    assert_eq!(hierarchy.levels[0], built);
+    let graph = hierarchy.graph().unwrap();
+    let crate::graph::ValueType::Rows { features, .. } = *graph.value_type(graph.outputs()[0].value) else { panic!("rows") };
+    assert_eq!(features % 2, 0, "two heads, side by side");
+    let told = |level: &str| {
+        let read = Hierarchy::from_json(&with_level(level)).and_then(|hierarchy| hierarchy.graph());
+        read.err().map(|error| error.to_string()).unwrap_or_default()
+    };
+    let errors = [
+        told(r#"{"name": "word", "segments": {"lengths": [6]}, "reduce": "mean", "query": "a"}"#),
+        told(r#"{"name": "word", "segments": {"lengths": [6]}, "reduce": ["softmax", "mean"], "query": "a"}"#),
+        told(r#"{"name": "word", "segments": {"lengths": [6]}, "reduce": "softmax", "query": "a", "weights": "w"}"#),
+        told(r#"{"name": "word", "segments": {"lengths": [6]}, "reduce": "softmax", "query": []}"#),
+        told(r#"{"name": "word", "segments": {"lengths": [6]}, "reduce": "softmax", "query": [1]}"#),
+        told(r#"{"name": "word", "segments": {"lengths": [6]}, "reduce": "softmax", "query": ""}"#),
+        told(r#"{"name": "word", "segments": {"lengths": [6]}, "reduce": "softmax"}"#),
+    ];
+    insta::assert_snapshot!(errors.join("\n"), @"
+    word: only softmax has queries; reduce by softmax alone, or leave the queries out [spec-invalid]
+    word: only softmax has queries; reduce by softmax alone, or leave the queries out [spec-invalid]
+    word: its scores are given twice, by weights and by queries; leave one of them out [spec-invalid]
+    word: levels[0].query: expected a name, or a list of names, found an empty list [spec-invalid]
+    word: levels[0].query: expected a name, or a list of names, found a list of whole numbers [spec-invalid]
+    word: levels[0].query: the name is empty; give it a name [spec-invalid]
+    word: softmax has no scores; bind one score for each row, where weights stand [weights]
+    ");
+}

@@ -61,6 +61,11 @@ fn level_to_json(level: &Level) -> Map {
     if let Some(weights) = &level.weights {
         map.insert("weights".into(), json!({ "name": weights.name, "dtype": weights.dtype }));
     }
+    if let [only] = &level.queries[..] {
+        map.insert("query".into(), json!(only));
+    } else if !level.queries.is_empty() {
+        map.insert("query".into(), json!(level.queries));
+    }
     if let Some(on_empty) = level.on_empty {
         map.insert("on_empty".into(), json!(on_empty));
     }

@@ -145,7 +145,7 @@ pub(super) fn weights() -> Vec<Case> {
 }
 
 pub(super) fn lookups() -> Vec<Case> {
-    let mut cases = Vec::new();
+    let mut cases = counted();
     for ids in IDS {
         for table in FLOATS {
             for (rows, features) in [(1, 3), (200, 8), (256, 17)] {
@@ -197,5 +197,43 @@ pub(super) fn lookups() -> Vec<Case> {
         graph.output("word", word)?;
         graph.output("window", window)
     }));
+    cases
+}
+
+/// Few rows that are looked up often: at `-O2` they are counted.
+fn counted() -> Vec<Case> {
+    let mut cases = Vec::new();
+    let all = [Reducer::Sum, Reducer::Mean, Reducer::Max, Reducer::Min];
+    let looked_up = |ids, table, rows, features| Hierarchy::new(Leaves::lookup("x", ids, table, rows, features));
+    for ids in IDS {
+        let level = Level::new("y", lengths(&[150, 0, 1, 45])).reduce_all(&all).on_empty(OnEmpty::Fill(2.0));
+        cases.push(Case::of(format!("lookups/counted/{ids}"), looked_up(ids, DType::F32, 5, 20).level(level)));
+    }
+    for table in FLOATS {
+        // More rows than a block has, some of which do not occur; NaNs and infinities among them.
+        for (name, fill) in [("plain", Fill::Plain), ("specials", Fill::Specials), ("zeros", Fill::NegativeZeros)] {
+            let level = Level::new("y", lengths(&[700, 20, 40])).reduce_all(&all);
+            let case = Case::of(format!("lookups/counted/{table}/{name}"), looked_up(DType::U8, table, 40, 36).level(level));
+            cases.push(case.fill("x.table", fill));
+        }
+        let level = Level::new("y", lengths(&[300, 10])).reduce(Reducer::Mean).dtype(DType::F64);
+        cases.push(Case::of(format!("lookups/counted/{table}/as-f64"), looked_up(DType::I64, table, 6, 20).level(level)));
+    }
+    for arrangement in Arrangement::INPUTS {
+        let level = Level::new("y", lengths(&[40, 260])).reduce_all(&all);
+        let case = Case::of(format!("lookups/counted/{arrangement:?}"), looked_up(DType::U16, DType::F32, 7, 20).level(level));
+        cases.push(case.arrange_all(arrangement));
+    }
+    let windows = Level::new("y", super::ranges(&[(5, 300), (0, 200), (20, 20), (1, 299)], 300)).reduce_all(&all).on_empty(OnEmpty::NaN);
+    cases.push(Case::of("lookups/counted/windows", looked_up(DType::U8, DType::F32, 7, 20).level(windows)));
+    let levels = |keep: bool| {
+        let word = Level::new("word", lengths(&[3; 200])).reduce(Reducer::Sum);
+        looked_up(DType::U8, DType::F32, 7, 20)
+            .level(if keep { word.keep() } else { word })
+            .level(Level::new("page", lengths(&[150, 50])).reduce(Reducer::Sum).keep())
+            .level(Level::new("all", lengths(&[2])).reduce(Reducer::Mean))
+    };
+    cases.push(Case::of("lookups/counted/levels", levels(false)));
+    cases.push(Case::of("lookups/counted/levels-kept", levels(true)));
     cases
 }

@@ -84,6 +84,43 @@ pub(super) fn reducers() -> Vec<Case> {
         }
     }
     cases.extend(FLOATS.map(siblings));
+    cases.extend(FLOATS.into_iter().flat_map(queried));
+    cases
+}
+
+/// Softmax by the scores of learned queries.
+fn queried(dtype: DType) -> Vec<Case> {
+    let mut cases = Vec::new();
+    let mixed = || lengths(&[1, 2, 0, 33, 32, 5, 70, 1]);
+    let one = |features, queries: &[&str]| {
+        Hierarchy::new(Leaves::values("x", dtype, features)).level(Level::new("y", mixed()).pool_by(queries).on_empty(OnEmpty::Fill(1.5)))
+    };
+    for (name, fill) in [
+        ("plain", Fill::Plain),
+        ("factors", Fill::Factors),
+        ("ties", Fill::Constant(0.5)),
+        ("specials", Fill::Specials),
+        ("nan", Fill::Constant(f64::NAN)),
+        ("minus-infinity", Fill::Constant(f64::NEG_INFINITY)),
+    ] {
+        cases.push(Case::of(format!("reducers/queried/{dtype}/{name}"), one(9, &["q"])).values(fill).fill("q", Fill::Factors));
+    }
+    for features in [0, 1, 33] {
+        cases.push(Case::of(format!("reducers/queried/{dtype}/features-{features}"), one(features, &["q"])).values(Fill::Factors));
+    }
+    // A query of zeros finds all rows alike; the other one does not.
+    let zeros = one(6, &["q", "zero"]);
+    cases.push(Case::of(format!("reducers/queried/{dtype}/heads"), zeros).values(Fill::Factors).fill("zero", Fill::Zeros));
+    let windows = ranges(&[(0, 40), (10, 75), (7, 7), (30, 100)], 100);
+    let windows = Hierarchy::new(Leaves::values("x", dtype, 5)).level(Level::new("y", windows).pool_by(&["q"]).on_empty(OnEmpty::Zero));
+    cases.push(Case::of(format!("reducers/queried/{dtype}/windows"), windows).values(Fill::Factors));
+    let long = Hierarchy::new(Leaves::values("x", dtype, 3)).level(Level::new("y", lengths(&[3, 5_000])).pool_by(&["q"]));
+    cases.push(Case::of(format!("reducers/queried/{dtype}/long"), long).values(Fill::Factors));
+    let levels = Hierarchy::new(Leaves::lookup("x", DType::U8, dtype, 50, 4))
+        .level(Level::new("y", mixed()).pool_by(&["q"]).on_empty(OnEmpty::Zero).keep())
+        .level(Level::new("z", lengths(&[3, 5])).pool_by(&["q", "r"]))
+        .level(Level::new("all", lengths(&[2])).reduce(Reducer::Mean));
+    cases.push(Case::of(format!("reducers/queried/{dtype}/levels"), levels).values(Fill::Factors));
     cases
 }
 
