@@ -9,6 +9,7 @@ mod device;
 pub use bindings::{Bindings, TableSet};
 pub use device::{DeviceId, DeviceMemory, DeviceView, DeviceViewMut};
 
+use crate::encoder::ElementOp;
 use crate::error::Result;
 use crate::plan::{Plan, StepKind};
 use std::sync::Arc;
@@ -23,6 +24,8 @@ pub struct Target {
     pub align: u64,
     /// How long a unit of a fused fold may be, and how much it may hold.
     pub fusion: FusionLimits,
+    /// Whether a fold may do an operation to the elements that it reads and makes.
+    pub element_op: fn(ElementOp) -> bool,
     /// Whether it runs a step, and if not, why.
     pub supports: fn(&StepKind) -> std::result::Result<(), String>,
 }
@@ -52,7 +55,7 @@ impl Default for FusionLimits {
 impl Target {
     /// A target that takes every step, aligned to 64 bytes.
     pub fn new(name: &str) -> Self {
-        Target { name: name.into(), align: 64, fusion: FusionLimits::default(), supports: |_| Ok(()) }
+        Target { name: name.into(), align: 64, fusion: FusionLimits::default(), element_op: |_| true, supports: |_| Ok(()) }
     }
 }
 

@@ -178,15 +178,17 @@ fn graph_terms(graph: &LevelGraph, terms: &mut Terms) -> Result<Wanted> {
                     FoldLoad::Gather | FoldLoad::Histogram => (terms.gather(operand(0)?, operand(1)?), 2..),
                 };
                 let mut results = Vec::new();
+                rows = terms.elements(rows, &stages[0].ops);
                 for (index, stage) in stages.iter().enumerate() {
                     let first = results.len();
                     for reduction in &stage.reductions {
                         let weight = if reduction.weighted { weights.next().map(operand).transpose()? } else { None };
                         let how = term::How { reducer: reduction.reducer.clone(), on_empty: reduction.on_empty, dtype: reduction.dtype };
-                        results.push(terms.fold(rows, &term::GraphTables(graph), stage.table, how, weight)?);
+                        let made = terms.fold(rows, &term::GraphTables(graph), stage.table, how, weight)?;
+                        results.push(terms.elements(made, &reduction.ops));
                     }
                     if let Some(next) = stages.get(index + 1) {
-                        rows = results[first + widen(next.feed)];
+                        rows = terms.elements(results[first + widen(next.feed)], &next.ops);
                     }
                 }
                 results
@@ -215,6 +217,7 @@ fn run_fold(plan: &Plan, fold: &Fold, memory: &mut Memory<'_>, terms: &mut Terms
             terms.gather(ids, table)
         }
     };
+    rows = terms.elements(rows, &fold.stages[0].ops);
     // All reads come before all writes: a step may not read what it writes.
     let mut writes = Vec::new();
     for (index, stage) in fold.stages.iter().enumerate() {
@@ -223,11 +226,12 @@ fn run_fold(plan: &Plan, fold: &Fold, memory: &mut Memory<'_>, terms: &mut Terms
             let weights = reduction.weights.map(|weights| memory.read(weights, terms)).transpose()?;
             let how = term::How { reducer: reduction.reducer.clone(), on_empty: reduction.on_empty, dtype: reduction.dtype };
             let term = terms.fold(rows, &term::PlanTables(plan), stage.table, how, weights)?;
+            let term = terms.elements(term, &reduction.ops);
             results.push(term);
             writes.extend(reduction.write.map(|view| (view, term)));
         }
         if let Some(next) = fold.stages.get(index + 1) {
-            rows = results[widen(next.feed)];
+            rows = terms.elements(results[widen(next.feed)], &next.ops);
         }
     }
     for (view, term) in writes {

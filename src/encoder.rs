@@ -5,8 +5,10 @@
 //! that of each operation behind it, is rounded to the type of its rows, whether it is written or not: fusing changes no bit.
 //! `docs/numerics.md` has the formula and the order of each.
 
+mod element;
 mod shape;
 
+pub use element::{ElementOp, ElementOps, dtype_after};
 pub use shape::{Shape, TableShape};
 
 use crate::dtype::DType;

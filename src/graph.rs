@@ -21,7 +21,7 @@ pub(crate) use infer::infer;
 pub use origin::{OpName, Origin, Origins};
 
 use crate::dtype::DType;
-use crate::encoder::Encoding;
+use crate::encoder::{ElementOps, Encoding, dtype_after};
 use crate::error::Result;
 use crate::ids::{NodeId, TableId};
 use crate::plan::Order;
@@ -148,6 +148,15 @@ pub struct Reduction {
     pub on_empty: OnEmpty,
     /// The type that results are rounded to.
     pub dtype: DType,
+    /// What is done to each element of a result, before anyone takes it.
+    pub ops: ElementOps,
+}
+
+impl Reduction {
+    /// The type of what it gives in the end.
+    pub fn made(&self) -> DType {
+        dtype_after(&self.ops, self.dtype)
+    }
 }
 
 /// One level of a fold.
@@ -157,6 +166,8 @@ pub struct Stage {
     pub table: TableId,
     /// Which reduction of the stage before is folded (0 at stage 0).
     pub feed: u32,
+    /// What is done to each element before it is folded.
+    pub ops: ElementOps,
     /// What is made of each segment.
     pub reductions: SmallVec<[Reduction; 1]>,
 }

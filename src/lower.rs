@@ -10,7 +10,7 @@ mod arena;
 mod views;
 
 use crate::backend::Target;
-use crate::encoder::{Encoding, RowOp};
+use crate::encoder::{ElementOps, Encoding, RowOp};
 use crate::error::{Error, ErrorCode, Result};
 use crate::graph::{ConcatHow, FoldLoad, LevelGraph, Op, Operand, Value, ValueType};
 use crate::ids::{NodeId, TableId, ViewId};
@@ -174,9 +174,10 @@ impl Lowering<'_> {
                     weights,
                     on_empty: reduction.on_empty,
                     dtype: reduction.dtype,
+                    ops: reduction.ops.clone(),
                     write: Some(write),
                 };
-                let stage = Stage { table: self.table(table)?, feed: 0, reductions: smallvec![reduction] };
+                let stage = Stage { table: self.table(table)?, feed: 0, ops: ElementOps::new(), reductions: smallvec![reduction] };
                 self.step(node, StepKind::Fold(Fold { load, stages: vec![stage] }));
                 Ok(())
             }
@@ -213,10 +214,11 @@ impl Lowering<'_> {
                             weights,
                             on_empty: reduction.on_empty,
                             dtype: reduction.dtype,
+                            ops: reduction.ops.clone(),
                             write,
                         });
                     }
-                    lowered.push(Stage { table: self.table(stage.table)?, feed: stage.feed, reductions });
+                    lowered.push(Stage { table: self.table(stage.table)?, feed: stage.feed, ops: stage.ops.clone(), reductions });
                 }
                 self.step(node, StepKind::Fold(Fold { load, stages: lowered }));
                 Ok(())

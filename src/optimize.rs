@@ -137,10 +137,10 @@ impl Pipeline {
             passes.push(Box::new(FuseSiblings));
             passes.push(Box::new(CollapseLevels { exactness }));
             passes.push(Box::new(HoistLinear { exactness }));
+            passes.push(Box::new(FuseRowwise));
             passes.push(Box::new(FuseGather));
             passes.push(Box::new(HistogramGather { exactness }));
             passes.push(Box::new(FuseLevels));
-            passes.push(Box::new(FuseRowwise));
             passes.push(Box::new(PlaceConcat));
             passes.push(Box::new(DropUnused));
         }

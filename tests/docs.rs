@@ -122,6 +122,14 @@ fn feed_forward() -> LevelGraph {
     let y = b.map(y, &RowOp::Activate(Activation::Gelu)).unwrap();
     let y = b.map(y, &RowOp::Add(x)).unwrap();
     b.output("char.encoded", y).unwrap();
+    let table = b.table("word", &lengths(&[2, 1])).unwrap();
+    let z = b.map(y, &RowOp::Activate(Activation::Relu)).unwrap();
+    let z = b.slice(z, table).unwrap();
+    let z = b.reduce(z, Reduce::new(Reducer::Mean)).unwrap();
+    let z = b.stack(z).unwrap();
+    let z = b.squeeze(z).unwrap();
+    let z = b.map(z, &RowOp::Activate(Activation::Tanh)).unwrap();
+    b.output("word", z).unwrap();
     b.finish().unwrap()
 }
 
@@ -143,10 +151,10 @@ fn passes_do_what_their_page_shows() {
         shown(folds(), &FuseSiblings, text(&[both])),
         shown(folds(), &collapse, text(&[max("word", &[2, 1]), max("sentence", &[2])])),
         shown(folds(), &HoistLinear { exactness: Exactness::Reassociates }, projected()),
+        shown(folds(), &FuseRowwise, feed_forward()),
         shown(folds(), &FuseGather, lookup.graph().unwrap()),
         shown(gathered, &HistogramGather { exactness: Exactness::Reassociates }, counted.graph().unwrap()),
         shown(folds(), &FuseLevels, text(&[word, ("sentence", &[2], &[Reducer::Mean])])),
-        shown(Vec::new(), &FuseRowwise, feed_forward()),
         shown(siblings(), &PlaceConcat, text(&[both])),
         shown(siblings(), &DropUnused, one_of_two()),
     ];

@@ -1,7 +1,7 @@
 //! What a value is, whatever its layout and place. Equal terms have equal ids.
 
 use crate::dtype::DType;
-use crate::encoder::{Encoding, Kernel, RowOp};
+use crate::encoder::{ElementOp, Encoding, Kernel, RowOp};
 use crate::error::{Error, ErrorCode, Result};
 use crate::graph::LevelGraph;
 use crate::ids::TableId;
@@ -219,6 +219,14 @@ impl Terms {
             kernel @ (Kernel::MatMul { .. } | Kernel::Attend { .. } | Kernel::Convolve { .. }) => self.intern(Term::Kernel(kernel, dtype)),
         };
         ops.into_iter().fold(rows, |rows, op| self.intern(Term::Row(op, rows)))
+    }
+
+    /// Operations on the elements of rows: the terms of operations on rows.
+    pub(super) fn elements(&mut self, rows: TermId, ops: &[ElementOp]) -> TermId {
+        if rows == self.nothing() {
+            return rows;
+        }
+        ops.iter().fold(rows, |rows, op| self.intern(Term::Row(op.row_op(), rows)))
     }
 
     /// A term in words.

@@ -2,6 +2,7 @@
 
 use super::{ConcatHow, GraphTable, LevelGraph, Node, Op, OpName, Origin, Reduction, Role, Value, ValueType};
 use crate::dtype::DType;
+use crate::encoder::ElementOps;
 use crate::error::{Error, ErrorCode, Result};
 use crate::ids::{NodeId, TableId};
 use crate::reducer::{OnEmpty, Reducer};
@@ -52,6 +53,7 @@ impl Reduce {
             weighted: self.weights.is_some(),
             on_empty: self.on_empty.unwrap_or_else(|| self.reducer.default_on_empty()),
             dtype: self.dtype.unwrap_or_else(|| self.reducer.result_dtype(dtype)),
+            ops: ElementOps::new(),
         }
     }
 }

@@ -4,6 +4,7 @@ use super::encode;
 use super::print::types;
 use super::{FoldLoad, LevelGraph, Op, OpName, RaggedMemory, Reduction, Stage, ValueType};
 use crate::dtype::DType;
+use crate::encoder::{ElementOp, dtype_after};
 use crate::error::{Error, ErrorCode, Result};
 use crate::ids::TableId;
 use crate::plan::Order;
@@ -40,7 +41,7 @@ pub(crate) fn infer(graph: &LevelGraph, op: &Op, operands: &[ValueType]) -> Resu
         (Op::Reduce(reduction), &[ValueType::Ragged { table, features, dtype, .. }, ref weights @ ..]) => {
             check_reduction(graph, table, dtype, reduction)?;
             check_weights(graph, table, dtype, std::slice::from_ref(reduction), weights)?;
-            one(ValueType::Pieces { segments: graph.table(table).segments.len(), features, dtype: reduction.dtype })
+            one(ValueType::Pieces { segments: graph.table(table).segments.len(), features, dtype: reduction.made() })
         }
         (Op::Stack, &[ValueType::Pieces { segments, features, dtype }]) => one(ValueType::Stacked { rows: segments, features, dtype }),
         (Op::Squeeze, &[ValueType::Stacked { rows, features, dtype }]) => one(ValueType::Rows { rows, features, dtype }),
@@ -113,11 +114,11 @@ fn infer_fold(graph: &LevelGraph, load: FoldLoad, stages: &[Stage], operands: &[
         return Err(Error::new(ErrorCode::Internal, "a fold's rows are rows"));
     };
     if load == FoldLoad::Histogram {
-        let counted = |reduction: &Reduction| reduction.reducer.takes_counts() && !reduction.weighted;
-        if !matches!(stages, [stage] if stage.reductions.iter().all(counted)) {
+        let counted = |reduction: &Reduction| reduction.reducer.takes_counts() && !reduction.weighted && reduction.ops.is_empty();
+        if !matches!(stages, [stage] if stage.ops.is_empty() && stage.reductions.iter().all(counted)) {
             return Err(Error::new(
                 ErrorCode::GraphInvalid,
-                "counts are folded by one stage of sums, means, maxima and minima without weights",
+                "counts are folded by one stage of sums, means, maxima and minima without weights or operations on elements",
             ));
         }
     }
@@ -127,11 +128,14 @@ fn infer_fold(graph: &LevelGraph, load: FoldLoad, stages: &[Stage], operands: &[
         if segments.rows() != rows {
             return Err(Error::new(ErrorCode::RowsMismatch, format!("stage {index} folds {} rows, but gets {rows}", segments.rows())));
         }
+        check_ops(&stage.ops)?;
+        dtype = dtype_after(&stage.ops, dtype);
         let weighted = stage.reductions.iter().filter(|reduction| reduction.weighted).count();
         let (own, rest) = weights.split_at_checked(weighted).unwrap_or((weights, &[]));
         for reduction in &stage.reductions {
             check_reduction(graph, stage.table, dtype, reduction)?;
-            types.push(ValueType::Rows { rows: segments.len(), features, dtype: reduction.dtype });
+            check_ops(&reduction.ops)?;
+            types.push(ValueType::Rows { rows: segments.len(), features, dtype: reduction.made() });
         }
         check_weights(graph, stage.table, dtype, &stage.reductions, own)?;
         weights = rest;
@@ -139,12 +143,20 @@ fn infer_fold(graph: &LevelGraph, load: FoldLoad, stages: &[Stage], operands: &[
         let Some(fed) = stage.reductions.get(next) else {
             return Err(Error::new(ErrorCode::GraphInvalid, format!("stage {index} has no reduction {next} to feed the next")));
         };
-        (rows, dtype) = (segments.len(), fed.dtype);
+        (rows, dtype) = (segments.len(), fed.made());
     }
     if stages.is_empty() || !weights.is_empty() {
         return Err(Error::new(ErrorCode::GraphInvalid, "a fold without stages, or with more weights than reductions"));
     }
     Ok(types)
+}
+
+/// Operations on elements: results of floats are floats, and positions have none.
+fn check_ops(ops: &[ElementOp]) -> Result<()> {
+    match ops.iter().find_map(|op| op.problem()) {
+        Some(problem) => Err(Error::new(ErrorCode::GraphInvalid, problem)),
+        None => Ok(()),
+    }
 }
 
 fn check_reduction(graph: &LevelGraph, table: TableId, dtype: DType, reduction: &Reduction) -> Result<()> {
@@ -158,6 +170,9 @@ fn check_reduction(graph: &LevelGraph, table: TableId, dtype: DType, reduction: 
     if !reducer.can_give(reduction.dtype) {
         let help = if reducer.gives_positions() { "its results are i64: say no other type" } else { "its results are floats" };
         return Err(Error::new(ErrorCode::DType, format!("{reducer} of {dtype} as {} is not defined", reduction.dtype)).help(help));
+    }
+    if reducer.gives_positions() && !reduction.ops.is_empty() {
+        return Err(Error::new(ErrorCode::DType, format!("{reducer} gives positions, to whose elements nothing is done")));
     }
     if reduction.weighted && !reducer.takes_weights() {
         let known: Vec<&str> = Reducer::ALL.iter().filter(|reducer| reducer.takes_weights()).map(|reducer| reducer.name()).collect();

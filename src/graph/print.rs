@@ -33,7 +33,7 @@ impl fmt::Display for Reduction {
         if self.on_empty != self.reducer.default_on_empty() {
             write!(f, " empty={}", self.on_empty)?;
         }
-        Ok(())
+        self.ops.iter().try_for_each(|op| write!(f, " then {op}"))
     }
 }
 
@@ -92,6 +92,7 @@ impl fmt::Display for Line<'_> {
                 };
                 write!(f, "fold {load}{}", operands.join(", "))?;
                 for (index, stage) in stages.iter().enumerate() {
+                    stage.ops.iter().try_for_each(|op| write!(f, " | {op}"))?;
                     let reductions: Vec<String> = stage.reductions.iter().map(ToString::to_string).collect();
                     let feed = if index > 0 && stage.feed > 0 { format!(" of .{}", stage.feed) } else { String::new() };
                     write!(f, " | {} by {}{feed}", reductions.join("+"), stage.table)?;

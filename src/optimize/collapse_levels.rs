@@ -6,6 +6,7 @@
 
 use super::{Decision, Exactness, Names, Pass, Refusal};
 use crate::backend::Target;
+use crate::encoder::ElementOps;
 use crate::error::Result;
 use crate::graph::{FoldLoad, GraphTable, LevelGraph, Op, Reduction, Stage, Value};
 use crate::ids::{NodeId, TableId};
@@ -39,7 +40,7 @@ impl Pass for CollapseLevels {
                     Ok(()) => {
                         let rows = graph.table(below.0).segments.len();
                         decisions.push(Decision::Collapsed { lower: names, upper: upper_names, rows });
-                        lower = collapse(graph, lower, upper, below.0, above)?;
+                        lower = collapse(graph, lower, upper, below, above)?;
                     }
                     Err(reason) => {
                         // Levels that could never be one are not worth a word.
@@ -55,15 +56,15 @@ impl Pass for CollapseLevels {
     }
 }
 
-type Part = (TableId, Reduction);
+type Part = (TableId, ElementOps, Reduction);
 
 /// A fold of one reduction, the fold of one reduction that alone takes its result, and that one's node.
 fn pair(graph: &LevelGraph, lower: NodeId) -> Option<(Part, Part, NodeId)> {
     let single = |node: NodeId| {
         let Op::Fold { stages, .. } = graph.op(node) else { return None };
-        let [Stage { table, reductions, .. }] = &stages[..] else { return None };
+        let [Stage { table, ops, reductions, .. }] = &stages[..] else { return None };
         let [reduction] = &reductions[..] else { return None };
-        Some((*table, reduction.clone()))
+        Some((*table, ops.clone(), reduction.clone()))
     };
     let below = single(lower)?;
     let used = graph.only_use(lower).filter(|used| used.operand == 0)?;
@@ -74,7 +75,7 @@ fn pair(graph: &LevelGraph, lower: NodeId) -> Option<(Part, Part, NodeId)> {
 
 impl CollapseLevels {
     fn can_collapse(&self, graph: &LevelGraph, below: &Part, above: &Part) -> Result<(), Refusal> {
-        let ((table, lower), (_, upper)) = (below, above);
+        let ((table, _, lower), (_, between, upper)) = (below, above);
         let alike = lower.reducer == upper.reducer;
         if !alike || !matches!(lower.reducer, Reducer::Sum | Reducer::Prod | Reducer::Max | Reducer::Min) {
             return Err(Refusal::ReducersDiffer);
@@ -89,6 +90,9 @@ impl CollapseLevels {
         if segments.empty_count() > 0 {
             return Err(Refusal::EmptySegments);
         }
+        if !lower.ops.is_empty() || !between.is_empty() {
+            return Err(Refusal::OperationsBetween);
+        }
         if lower.dtype != upper.dtype {
             return Err(Refusal::RoundsBetween);
         }
@@ -100,8 +104,8 @@ impl CollapseLevels {
     }
 }
 
-fn collapse(graph: &mut LevelGraph, lower: NodeId, upper: NodeId, lower_table: TableId, above: Part) -> Result<NodeId> {
-    let (upper_table, reduction) = above;
+fn collapse(graph: &mut LevelGraph, lower: NodeId, upper: NodeId, below: Part, above: Part) -> Result<NodeId> {
+    let ((lower_table, ops, _), (upper_table, _, reduction)) = (below, above);
     let segments = graph.table(lower_table).segments.compose(&graph.table(upper_table).segments)?;
     let name = graph.table(upper_table).name.clone();
     let table = graph.add_table(GraphTable { name, segments, composed: Some((lower_table, upper_table)) });
@@ -109,7 +113,7 @@ fn collapse(graph: &mut LevelGraph, lower: NodeId, upper: NodeId, lower_table: T
     let operands = graph.operands(lower);
     let origins = graph.merged_origins(&[lower, upper]);
     let level = graph.node(upper).level;
-    let stages = smallvec![Stage { table, feed: 0, reductions: smallvec![reduction] }];
+    let stages = smallvec![Stage { table, feed: 0, ops, reductions: smallvec![reduction] }];
     let fold = graph.add(Op::Fold { load, stages }, &operands, level, origins)?;
     graph.replace(Value { node: upper, port: 0 }, Value { node: fold, port: 0 });
     graph.remove_unused_from(upper);

@@ -1,6 +1,7 @@
 //! What passes decided, as data. `Display` renders one line for people.
 
 use crate::dtype::DType;
+use crate::encoder::ElementOp;
 use crate::graph::{LevelGraph, Origins};
 use crate::ids::NodeId;
 use crate::reducer::Reducer;
@@ -94,6 +95,12 @@ pub enum Refusal {
     RoundsBetween,
     /// What would be made first would be rounded to this type, narrower than what it is summed in.
     WouldRound(DType),
+    /// Something is done to the elements in between.
+    OperationsBetween,
+    /// The fold does something to what it reads or makes.
+    WorksOnElements,
+    /// The target does not do this operation inside a fold.
+    NotInFolds(ElementOp),
     /// Weights stand in between.
     Weighted,
     /// A sum would add the bias once for each row.
@@ -139,6 +146,9 @@ impl fmt::Display for Refusal {
             Refusal::ReducersDiffer => f.write_str("the reducers of the two levels do not combine"),
             Refusal::RoundsBetween => f.write_str("the level between is rounded to a type of its own"),
             Refusal::WouldRound(dtype) => write!(f, "the sum would be rounded to {dtype} before the product"),
+            Refusal::OperationsBetween => f.write_str("something is done to the elements in between"),
+            Refusal::WorksOnElements => f.write_str("it does something to the elements that it reads or makes"),
+            Refusal::NotInFolds(op) => write!(f, "the target does not do `{op}` inside a fold"),
             Refusal::Weighted => f.write_str("weights stand in between"),
             Refusal::AddsBias => f.write_str("the sum adds its bias once for each row"),
             Refusal::FoldsCounts => f.write_str("the lower level counts ids, and makes few rows"),
@@ -317,6 +327,33 @@ pub enum Decision {
         /// Why.
         reason: Refusal,
     },
+    /// fuse-rowwise: operations on single elements are done by a fold to what it reads.
+    FusedPrologue {
+        /// The operations.
+        ops: Names,
+        /// The fold that takes them in.
+        fold: Names,
+        /// Bytes that are no longer written, and no longer read.
+        bytes: u64,
+    },
+    /// fuse-rowwise: operations on single elements are done by a fold to what it makes.
+    FusedEpilogue {
+        /// The operations.
+        ops: Names,
+        /// The fold that takes them in.
+        fold: Names,
+        /// Bytes that are no longer written, and no longer read.
+        bytes: u64,
+    },
+    /// fuse-rowwise: operations on single elements stay a step of their own beside a fold.
+    RefusedElements {
+        /// The operations.
+        ops: Names,
+        /// The fold.
+        fold: Names,
+        /// Why.
+        reason: Refusal,
+    },
     /// place-concat: the parts of a concat are written where they belong.
     PlacedConcat {
         /// The concat.
@@ -357,6 +394,7 @@ impl Decision {
             | Decision::RefusedHoist { .. }
             | Decision::RefusedCount { .. }
             | Decision::RefusedRowwise { .. }
+            | Decision::RefusedElements { .. }
             | Decision::RefusedConcat { .. } => true,
             Decision::SharedTable { .. }
             | Decision::RemovedIdentity { .. }
@@ -368,6 +406,8 @@ impl Decision {
             | Decision::Hoisted { .. }
             | Decision::Counted { .. }
             | Decision::FusedRowwise { .. }
+            | Decision::FusedPrologue { .. }
+            | Decision::FusedEpilogue { .. }
             | Decision::PlacedConcat { .. }
             | Decision::TrimmedFold { .. }
             | Decision::DroppedUnused { .. } => false,
@@ -386,7 +426,11 @@ impl Decision {
             Decision::Collapsed { .. } | Decision::RefusedCollapse { .. } => "collapse-levels",
             Decision::Hoisted { .. } | Decision::RefusedHoist { .. } => "hoist-linear",
             Decision::Counted { .. } | Decision::RefusedCount { .. } => "histogram-gather",
-            Decision::FusedRowwise { .. } | Decision::RefusedRowwise { .. } => "fuse-rowwise",
+            Decision::FusedRowwise { .. }
+            | Decision::RefusedRowwise { .. }
+            | Decision::FusedPrologue { .. }
+            | Decision::FusedEpilogue { .. }
+            | Decision::RefusedElements { .. } => "fuse-rowwise",
             Decision::PlacedConcat { .. } | Decision::RefusedConcat { .. } => "place-concat",
             Decision::TrimmedFold { .. } | Decision::DroppedUnused { .. } => "drop-unused",
         }
@@ -430,6 +474,13 @@ impl fmt::Display for Decision {
                 write!(f, "{ops} follows {into} row by row: {bytes} B not written, and not read again")
             }
             Decision::RefusedRowwise { ops, into, reason } => write!(f, "{ops} stays a step behind {into}: {reason}"),
+            Decision::FusedPrologue { ops, fold, bytes } => {
+                write!(f, "{ops} is done as {fold} reads: {bytes} B not written, and not read again")
+            }
+            Decision::FusedEpilogue { ops, fold, bytes } => {
+                write!(f, "{ops} is done as {fold} writes: {bytes} B not written, and not read again")
+            }
+            Decision::RefusedElements { ops, fold, reason } => write!(f, "{ops} stays a step beside {fold}: {reason}"),
             Decision::PlacedConcat { concat, copied_bytes } => write!(f, "{concat} is written in place: {copied_bytes} B not copied"),
             Decision::RefusedConcat { concat, reason } => write!(f, "{concat} is copied together: {reason}"),
             Decision::TrimmedFold { ops, reductions } => write!(f, "{ops}: nobody takes {reductions} of its results"),

@@ -88,7 +88,7 @@ fn trim(graph: &mut LevelGraph, node: NodeId, load: FoldLoad, stages: &[Stage], 
             Some(before) => kept[before].iter().position(|(which, ..)| *which == crate::widen(old.feed)).unwrap_or(0),
         };
         let reductions = here.iter().map(|(which, ..)| old.reductions[*which].clone()).collect();
-        trimmed.push(Stage { table: old.table, feed: u32::try_from(feed).unwrap_or(u32::MAX), reductions });
+        trimmed.push(Stage { table: old.table, feed: u32::try_from(feed).unwrap_or(u32::MAX), ops: old.ops.clone(), reductions });
         operands.extend(here.iter().filter_map(|(.., weight)| *weight));
         ports.extend(here.iter().map(|(_, port, _)| *port));
     }

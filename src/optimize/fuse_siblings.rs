@@ -98,7 +98,7 @@ impl Parts {
     }
 
     fn reads_the_same(&self, other: &Parts) -> bool {
-        self.load == other.load && self.source == other.source && self.stage.table == other.stage.table
+        self.load == other.load && self.source == other.source && self.stage.table == other.stage.table && self.stage.ops == other.stage.ops
     }
 
     fn selects(&self) -> bool {
@@ -144,7 +144,7 @@ fn merge(graph: &mut LevelGraph, first: NodeId, second: NodeId, a: &Parts, b: &P
     operands.extend(weights.iter().copied().flatten());
     let origins = graph.merged_origins(&[first, second]);
     let level = graph.node(first).level;
-    let stages = smallvec![Stage { table: a.stage.table, feed: 0, reductions }];
+    let stages = smallvec![Stage { table: a.stage.table, feed: 0, ops: a.stage.ops.clone(), reductions }];
     let fold = graph.add(Op::Fold { load: a.load, stages }, &operands, level, origins)?;
     for port in 0..a.stage.reductions.len() {
         let port = u32::try_from(port).unwrap_or(u32::MAX);

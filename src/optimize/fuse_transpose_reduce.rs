@@ -6,6 +6,7 @@
 
 use super::{Decision, Exactness, Names, Pass, Refusal};
 use crate::backend::Target;
+use crate::encoder::ElementOps;
 use crate::error::Result;
 use crate::graph::{FoldLoad, LevelGraph, Op, Stage, Value, ValueType};
 use crate::ids::NodeId;
@@ -37,8 +38,7 @@ impl Pass for FuseTransposeReduce {
 
 fn fuse(graph: &mut LevelGraph, reduce: NodeId) -> Result<Decision> {
     let refused = |graph: &LevelGraph, reason| Ok(Decision::RefusedReduce { ops: Names::of(graph, reduce), reason });
-    let Op::Reduce(reduction) = graph.op(reduce) else { return refused(graph, Refusal::NotRows) };
-    let reduction = reduction.clone();
+    let Op::Reduce(reduction) = graph.op(reduce).clone() else { return refused(graph, Refusal::NotRows) };
     let operands = graph.operands(reduce);
     let mut chain: SmallVec<[NodeId; 8]> = smallvec![];
     let mut copied_bytes = 0;
@@ -104,7 +104,10 @@ fn fuse(graph: &mut LevelGraph, reduce: NodeId) -> Result<Decision> {
     let ops = Names::of_origins(graph, &origins);
     let mut fold_operands: SmallVec<[Value; 4]> = smallvec![rows];
     fold_operands.extend(operands[1..].iter().copied());
-    let op = Op::Fold { load: FoldLoad::Rows, stages: smallvec![Stage { table, feed: 0, reductions: smallvec![reduction] }] };
+    let op = Op::Fold {
+        load: FoldLoad::Rows,
+        stages: smallvec![Stage { table, feed: 0, ops: ElementOps::new(), reductions: smallvec![reduction] }],
+    };
     let level = graph.node(reduce).level;
     let fold = graph.add(op, &fold_operands, level, origins)?;
     graph.replace(Value { node: last, port: 0 }, Value { node: fold, port: 0 });

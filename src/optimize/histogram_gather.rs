@@ -93,6 +93,9 @@ impl HistogramGather {
         if reductions.iter().any(|reduction| reduction.weighted) {
             return Some(Refusal::Weighted);
         }
+        if !stages[0].ops.is_empty() || reductions.iter().any(|reduction| !reduction.ops.is_empty()) {
+            return Some(Refusal::WorksOnElements);
+        }
         if let Some(other) = reductions.iter().find(|reduction| !reduction.reducer.takes_counts()) {
             return Some(Refusal::NotCounted(other.reducer.clone()));
         }
@@ -112,11 +115,13 @@ fn step(stages: &[crate::graph::Stage]) -> plan::StepKind {
         weights: None,
         on_empty: reduction.on_empty,
         dtype: reduction.dtype,
+        ops: reduction.ops.clone(),
         write: Some(ViewId::new(0)),
     };
     let stage = |stage: &crate::graph::Stage| plan::Stage {
         table: TableId::new(0),
         feed: 0,
+        ops: stage.ops.clone(),
         reductions: stage.reductions.iter().map(reduction).collect(),
     };
     let load = plan::Load::Histogram { ids: ViewId::new(0), table: ViewId::new(0) };

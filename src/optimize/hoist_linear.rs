@@ -48,7 +48,8 @@ fn product_below(graph: &LevelGraph, fold: NodeId) -> Option<(NodeId, bool)> {
     let Op::Fold { load: FoldLoad::Rows, stages } = graph.op(fold) else { return None };
     let [stage] = &stages[..] else { return None };
     let [reduction] = &stage.reductions[..] else { return None };
-    if !matches!(reduction.reducer, Reducer::Sum | Reducer::Mean) {
+    let bare = stage.ops.is_empty() && reduction.ops.is_empty();
+    if !bare || !matches!(reduction.reducer, Reducer::Sum | Reducer::Mean) {
         return None;
     }
     let rows = graph.operand(fold, 0)?;

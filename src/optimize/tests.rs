@@ -1,13 +1,14 @@
 //! Tests of the passes: each pass alone, on the smallest graph that shows it, as inline snapshots. A graph is prepared by other passes only
 //! where the pass could not do anything otherwise.
 
+mod elements;
 mod histogram;
 mod limits;
 
 use super::*;
 use crate::backend::FusionLimits;
 use crate::dtype::DType;
-use crate::encoder::{Activation, Number, RowOp};
+use crate::encoder::{Activation, ElementOp, Number, RowOp};
 use crate::graph::{GraphBuilder, Reduce};
 use crate::reducer::{OnEmpty, Reducer};
 use crate::segments::Segments;
@@ -567,7 +568,7 @@ fn the_default_plan_of_text_is_one_step_without_a_copy() {
 
 #[test]
 fn passes_have_the_names_of_their_files_and_can_be_left_out() {
-    insta::assert_snapshot!(Pipeline::new(OptLevel::O2).names().join(" "), @"share-tables eliminate-identity fuse-transpose-reduce fuse-siblings collapse-levels hoist-linear fuse-gather histogram-gather fuse-levels fuse-rowwise place-concat drop-unused");
+    insta::assert_snapshot!(Pipeline::new(OptLevel::O2).names().join(" "), @"share-tables eliminate-identity fuse-transpose-reduce fuse-siblings collapse-levels hoist-linear fuse-rowwise fuse-gather histogram-gather fuse-levels place-concat drop-unused");
     let without = Pipeline::new(OptLevel::O1).without("fuse-levels").unwrap();
     assert!(!without.names().contains(&"fuse-levels"));
     insta::assert_snapshot!(Pipeline::new(OptLevel::O1).without("fuse-level").err().unwrap(), @"there is no pass `fuse-level`; did you mean `fuse-levels`? [unknown-name]");

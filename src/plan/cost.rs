@@ -32,6 +32,7 @@
 //! | `median`, `quantile` | 1: what selecting takes depends on the rows | 3 |
 //! | `first`, `last`, `count` | 0 | 0 |
 //!
+//! - An operation on single elements of a fold takes one for each element: n · F before a stage, S · F behind a reduction.
 //! - A fold by counts takes an operation on each id, and for each segment, as if it held every row of the looked-up table, two operations on each
 //!   element of that table (one for `max` and `min`), and on its results what the reducer takes.
 //! - An encoder reads what it takes once, however often its kernel comes back to it from cache. With R rows of F features:
@@ -46,6 +47,7 @@
 mod encode;
 
 use super::{Buffer, Copy, CopyKind, Cost, Fold, Load, Place, Plan, Reduction, Stage, StepKind, Table, Totals};
+use crate::encoder::ElementOp;
 use crate::ids::ViewId;
 use crate::reducer::Reducer;
 use crate::widen_u64;
@@ -121,12 +123,14 @@ fn add_stage(plan: &Plan, load: Load, stage: &Stage, total: &mut Cost) {
     let features = plan.view(load.values()).features;
     let table = plan.table(stage.table);
     total.read = total.read.saturating_add(table.bytes());
+    let operations = |rows: u64, ops: &[ElementOp]| rows.saturating_mul(features).saturating_mul(widen_u64(ops.len()));
+    total.flops = total.flops.saturating_add(operations(table.total_rows, &stage.ops));
     for reduction in &stage.reductions {
         if let Some(weights) = reduction.weights {
             total.read = total.read.saturating_add(table.total_rows.saturating_mul(per_row(plan, weights)));
         }
         if reduction.write.is_some() {
-            let row = features.saturating_mul(reduction.dtype.size_u64());
+            let row = features.saturating_mul(reduction.made().size_u64());
             total.written = total.written.saturating_add(table.segments.saturating_mul(row));
         }
         let flops = match load {
@@ -134,6 +138,7 @@ fn add_stage(plan: &Plan, load: Load, stage: &Stage, total: &mut Cost) {
             Load::Histogram { table: rows, .. } => histogram_flops(reduction, table, plan.buffer_of(rows).rows, features),
         };
         total.flops = total.flops.saturating_add(flops);
+        total.flops = total.flops.saturating_add(operations(table.segments, &reduction.ops));
     }
 }
 

@@ -112,9 +112,14 @@ fn step_label(plan: &Plan, id: &str, step: &Step) -> Vec<String> {
     }];
     if let StepKind::Fold(fold) = &step.kind {
         for stage in &fold.stages {
-            let reducers: Vec<&str> = stage.reductions.iter().map(|reduction| reduction.reducer.name()).collect();
+            let name = |reduction: &super::Reduction| {
+                let ops = reduction.ops.iter().map(|op| format!(" then {}", op.name())).collect::<String>();
+                format!("{}{ops}", reduction.reducer.name())
+            };
+            let reducers: Vec<String> = stage.reductions.iter().map(name).collect();
             let level = plan.tables.get(stage.table.index()).map_or_else(|| "?".to_owned(), |table| text::name(&table.name));
-            lines.push(format!("{} by {} {level}", reducers.join(", "), stage.table));
+            let before = stage.ops.iter().map(|op| format!("{}, ", op.name())).collect::<String>();
+            lines.push(format!("{before}{} by {} {level}", reducers.join(", "), stage.table));
         }
     }
     lines.push(format!("read {} B, written {} B", step.cost.read, step.cost.written));

@@ -5,6 +5,7 @@ use super::{
     TableSource, Totals, View, ViewLayout, cost,
 };
 use crate::dtype::DType;
+use crate::encoder::ElementOps;
 use crate::ids::{BufferId, StepId, TableId, ViewId};
 use crate::reducer::{OnEmpty, Reducer};
 use crate::segments::Segments;
@@ -132,12 +133,12 @@ fn touches(plan: &Plan, step: &Step, buffer: BufferId) -> bool {
 
 /// A reduction with the reducer's own answer to empty segments.
 pub(crate) fn reduction(reducer: Reducer, write: Option<ViewId>) -> Reduction {
-    Reduction { on_empty: reducer.default_on_empty(), reducer, weights: None, dtype: DType::F32, write }
+    Reduction { on_empty: reducer.default_on_empty(), reducer, weights: None, dtype: DType::F32, ops: ElementOps::new(), write }
 }
 
 /// A stage of one reduction.
 pub(crate) fn stage(table: TableId, reduction: Reduction) -> Stage {
-    Stage { table, feed: 0, reductions: smallvec![reduction] }
+    Stage { table, feed: 0, ops: ElementOps::new(), reductions: smallvec![reduction] }
 }
 
 /// The tables of a small text: 12 characters, 4 words, 2 sentences, 1 document.
@@ -210,6 +211,7 @@ pub(crate) fn wide() -> Plan {
     let siblings = Stage {
         table: t0,
         feed: 0,
+        ops: ElementOps::new(),
         reductions: smallvec![
             Reduction { weights: Some(weights), on_empty: OnEmpty::NaN, ..reduction(Reducer::Mean, Some(left)) },
             Reduction { on_empty: OnEmpty::Fill(-1.5), ..reduction(Reducer::Max, Some(right)) },

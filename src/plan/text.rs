@@ -23,6 +23,7 @@
 //! | `b1 = fold.mean b0 by t0` | each segment of t0 over the rows of b0 becomes its mean |
 //! | `b2 = with.max b0` | another reducer of the stage above it: the same rows, read once |
 //! | `b3 = then.sum b1 by t1` | the next stage: folds what the stage above it made, rounded, without reading it from memory |
+//! | `_ = map.gelu b0`, `b3 = then.relu _` | an operation on single elements, on what a fold reads or makes |
 //! | `_`, `_1` | a result (of a stage with several, which) that is handed on and written nowhere |
 //! | `b1 at b0` | row r is row b0\[r\] of b1: a table lookup |
 //! | `b1[0..4]` | of each row, these columns, half-open |
@@ -37,13 +38,11 @@
 //! Printing never fails, also for plans that [`verify`](Plan::verify) refuses: what an id misses is shown as `?`.
 
 mod encode;
+mod fold;
 
-use super::{
-    Copy, CopyKind, Cost, Load, Place, Plan, Reduction, Stage, Step, StepKind, Table, TableForm, TableSource, Totals, ViewLayout, verify,
-};
+use super::{Copy, CopyKind, Cost, Load, Place, Plan, Step, StepKind, Table, TableForm, TableSource, Totals, ViewLayout, verify};
 use crate::dtype::DType;
 use crate::ids::{BufferId, StepId, TableId, ViewId};
-use crate::reducer::OnEmpty;
 use std::fmt::{self, Write};
 
 /// Lines of origins are broken after this many characters.
@@ -217,56 +216,9 @@ fn lines_of(plan: &Plan, kind: &StepKind) -> Vec<Line> {
             let mut made: Vec<(String, Option<DType>)> = vec![(load, dtype)];
             for (number, stage) in fold.stages.iter().enumerate() {
                 let (source, dtype) = made.get(crate::widen(stage.feed)).cloned().unwrap_or(("?".to_owned(), None));
-                made = stage_lines(plan, number, stage, &source, dtype, &mut lines);
+                made = fold::stage_lines(plan, number, stage, &source, dtype, &mut lines);
             }
             lines
-        }
-    }
-}
-
-fn stage_lines(
-    plan: &Plan,
-    number: usize,
-    stage: &Stage,
-    source: &str,
-    dtype: Option<DType>,
-    lines: &mut Vec<Line>,
-) -> Vec<(String, Option<DType>)> {
-    let mut made = Vec::new();
-    for (index, reduction) in stage.reductions.iter().enumerate() {
-        let target = match reduction.write {
-            Some(write) => view(plan, write),
-            None if stage.reductions.len() == 1 => "_".to_owned(),
-            None => format!("_{index}"),
-        };
-        let word = match (number, index) {
-            (0, 0) => "fold",
-            (_, 0) => "then",
-            (_, _) => "with",
-        };
-        let mut operands = format!("{source} by {}", stage.table);
-        add_details(plan, stage, reduction, dtype, &mut operands);
-        made.push((target.clone(), Some(reduction.dtype)));
-        lines.push(Line { target, op: format!("{word}.{}", reduction.reducer), operands });
-    }
-    made
-}
-
-fn add_details(plan: &Plan, stage: &Stage, reduction: &Reduction, input: Option<DType>, operands: &mut String) {
-    if let Some(weights) = reduction.weights {
-        operands.push_str(" weights ");
-        operands.push_str(&view(plan, weights));
-    }
-    if input != Some(reduction.dtype) {
-        operands.push_str(" as ");
-        operands.push_str(reduction.dtype.name());
-    }
-    let any_empty = plan.tables.get(stage.table.index()).is_none_or(|table| table.empty > 0);
-    if any_empty || reduction.on_empty != reduction.reducer.default_on_empty() {
-        operands.push_str(" empty=");
-        match reduction.on_empty {
-            OnEmpty::Fill(value) => operands.push_str(&format!("{value:?}")),
-            OnEmpty::Zero | OnEmpty::NaN | OnEmpty::Error => operands.push_str(&reduction.on_empty.to_string()),
         }
     }
 }

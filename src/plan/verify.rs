@@ -36,7 +36,8 @@
 //! 20. Where a table has an empty segment, `on_empty` is not `error`.
 //! 21. Results are floats (i64 where they are positions, which no stage folds), and are written as rows: one for each segment, of the reduction's
 //!     type, as wide as what is folded. What an empty segment gives is an element of that type.
-//! 39. What folds by counts has one stage, and all of its reducers are sums, means, maxima and minima without weights.
+//! 39. What folds by counts has one stage, and all of its reducers are sums, means, maxima and minima without weights; nothing is
+//!     done to elements.
 //!
 //! Copies
 //! 22. A contiguous copy reads one view, of the rows of its table or packed by it, and writes a view that is packed by it.
@@ -63,6 +64,9 @@
 //! 36. Parameters have the shape that their operation asks for, and a type that is exact in the one that it computes in.
 //! 37. The segments that it looks along are offsets over its rows, and there is a learned position for each row of the longest.
 //! 38. Constants are finite, those of norms and positions above 0; heads divide features, and the pairs of attention fit the segments.
+//!
+//! Operations on the elements of a fold
+//! 40. Their constants are finite, what is cast is cast to floats, and positions have none.
 //!
 //! All broken rules are reported, up to a number that the report names; where an id leads nowhere, only that is, as nothing else can be
 //! asked. Rule 33 is asked of plans that keep all others. The work is that of sorting the plan, whatever it says.

@@ -8,6 +8,7 @@ pub mod encoders;
 use half::{bf16, f16};
 use levelfold::backend::{Backend, Bindings};
 use levelfold::dtype::Element;
+use levelfold::encoder::{Activation, Number, RowOp};
 use levelfold::graph::{GraphBuilder, LevelGraph, Reduce, Value, ValueType};
 use levelfold::{DType, Layout, OnEmpty, Plan, Reducer, Result, Segments, TensorView, TensorViewMut};
 use std::sync::Arc;
@@ -223,7 +224,9 @@ pub fn random_case(seed: u64) -> Case {
             tables.push(segments.clone());
             let mut parts: Vec<Value> = Vec::new();
             for _ in 0..if rng.chance(3) { 2 + rng.below(2) } else { 1 } {
-                parts.push(random_fold(rng, &mut b, &mut inputs, source, table, &segments));
+                let before = random_elements(rng, &mut b, source);
+                let made = random_fold(rng, &mut b, &mut inputs, before, table, &segments);
+                parts.push(random_elements(rng, &mut b, made));
             }
             let same = parts.iter().all(|part| b.value_type(*part).dtype() == b.value_type(parts[0]).dtype());
             let joined = if parts.len() > 1 && same && rng.chance(2) { vec![b.concat(&parts).unwrap()] } else { parts };
@@ -242,6 +245,23 @@ pub fn random_case(seed: u64) -> Case {
     }
     b.output("top", below[0]).unwrap();
     Case { seed, graph: b.finish().unwrap(), segments: tables, inputs }
+}
+
+/// Now and then, something that is done to each element: kept now and then.
+fn random_elements(rng: &mut Rng, b: &mut GraphBuilder, mut value: Value) -> Value {
+    for _ in 0..rng.below(6).saturating_sub(3) {
+        let op = match rng.below(4) {
+            0 => RowOp::Scale(Number(rng.pick(&[-1.5, 0.1, 3.0]))),
+            1 => RowOp::Cast(rng.pick(&[DType::F32, DType::F64, DType::F16, DType::BF16])),
+            _ => RowOp::Activate(rng.pick(&Activation::ALL)),
+        };
+        value = b.map(value, &op).unwrap();
+        if rng.chance(8) {
+            let number = b.value_type(value);
+            b.output(&format!("kept {value:?} {number}"), value).unwrap();
+        }
+    }
+    value
 }
 
 fn random_layout(rng: &mut Rng, shape: [usize; 2]) -> Layout {

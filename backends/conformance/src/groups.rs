@@ -1,5 +1,6 @@
 //! The groups of cases: one `#[test]` each.
 
+mod elements;
 mod encoders;
 mod errors;
 mod folds;
@@ -114,7 +115,7 @@ impl Group {
             Group::RowOps => encoders::row_ops(),
             Group::Products => encoders::products(),
             Group::Attention => encoders::attention(),
-            Group::EncodedLevels => encoders::levels(),
+            Group::EncodedLevels => encoders::levels().into_iter().chain(elements::elements()).collect(),
             Group::RandomHierarchies => random::hierarchies(),
             Group::RandomGraphs => random::graphs(),
             Group::BadBindings | Group::BadValues | Group::SideBySide => Vec::new(),

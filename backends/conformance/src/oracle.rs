@@ -382,7 +382,7 @@ mod tests {
     use levelfold::OnEmpty;
 
     fn reduced(reducer: Reducer, dtype: DType, column: &[f64]) -> Number {
-        let reduction = Reduction { reducer, weighted: false, on_empty: OnEmpty::Zero, dtype };
+        let reduction = Reduction { reducer, weighted: false, on_empty: OnEmpty::Zero, dtype, ops: Default::default() };
         let column: Vec<Number> = column.iter().map(|&x| Number::exact(x)).collect();
         reduce_column(&reduction, dtype, &column, None)
     }

@@ -4,6 +4,7 @@
 //! in one batch as well, into a tile that stays in the first caches. What several reductions read is there from the second on, and results
 //! that go past the cache, or to places apart, are put together in scratch first.
 
+use crate::elements::ELEMENT_ROWS;
 use crate::fold::{ReductionRun, Walker};
 use crate::kernels::{Run, Source};
 use crate::stream;
@@ -43,6 +44,8 @@ enum Found {
     Pointed,
     /// Turned, into the tile.
     Turned,
+    /// Worked on in a tile of their own, wherever they come from.
+    Worked,
 }
 
 impl<'a> Walker<'a> {
@@ -54,15 +57,21 @@ impl<'a> Walker<'a> {
     pub(crate) unsafe fn fold_batch(&mut self, k: usize, first: u64, last: u64, slots: *mut u8) -> u64 {
         let step = self.step;
         let stage = &step.stages[k];
-        let found = if k == 0 { self.find() } else { Found::Pointed };
+        let found = match &stage.elements {
+            Some(_) => Found::Worked,
+            None if k == 0 => self.find(),
+            None => Found::Pointed,
+        };
         // SAFETY: the caller's promise.
         unsafe {
             let staged = self.stages_rows(k, slots);
             if let (Found::InPlace(source), [_], false) = (&found, stage.reductions.as_slice(), staged) {
                 return self.run_all(k, first..last, slots, *source);
             }
+            let turned = if k == 0 { stage.batch_rows.min(step.window_rows).min(self.left_of_window(first)) } else { stage.batch_rows };
             let most_rows = match found {
-                Found::Turned => stage.batch_rows.min(step.window_rows).min(self.left_of_window(first)),
+                Found::Turned => turned,
+                Found::Worked => turned.min(ELEMENT_ROWS),
                 Found::InPlace(_) | Found::Pointed => stage.batch_rows,
             };
             let most_segments = if staged { stage.staged_rows as u64 } else { u64::MAX };
@@ -80,6 +89,7 @@ impl<'a> Walker<'a> {
                     Source::Strided { start, stride: made.stride }
                 }
                 Found::Pointed | Found::Turned => self.point(first..last, rows as usize),
+                Found::Worked => self.work(k, first..last, rows as usize),
             };
             self.run_all(k, first..last, slots, source)
         }
@@ -90,7 +100,7 @@ impl<'a> Walker<'a> {
         let stage = &self.step.stages[k];
         stage.reductions.iter().enumerate().any(|(index, reduction)| {
             let in_slots = stage.feeds == Some(index) && !slots.is_null();
-            reduction.write.is_some() && !in_slots && !self.writes_in_place(reduction)
+            reduction.elements.is_some() || reduction.write.is_some() && !in_slots && !self.writes_in_place(reduction)
         })
     }
 
@@ -182,6 +192,44 @@ impl<'a> Walker<'a> {
         }
     }
 
+    /// Brings the rows of a batch to the tile in which their elements are worked on.
+    unsafe fn work(&mut self, k: usize, segments: Range<u64>, rows: usize) -> Source {
+        let stage = &self.step.stages[k];
+        let table = self.tables.get(stage.table);
+        let (Some(elements), Some(last)) = (&stage.elements, segments.end.checked_sub(1)) else {
+            return Source::Pointers(std::ptr::null());
+        };
+        let children = table.range(segments.start).start..table.range(last).end;
+        // SAFETY: the caller's promise; a batch has no more rows than the tile.
+        unsafe {
+            let worked = if k > 0 {
+                let made = self.fold_segments(k - 1, children.clone(), self.scratch.add(stage.tile));
+                elements.of_strided(self.scratch, made, rows)
+            } else {
+                match self.find() {
+                    Found::InPlace(Source::Strided { start, stride }) if table.is_partition() => {
+                        let first = start.wrapping_offset((children.start as isize).wrapping_mul(stride));
+                        elements.of_strided(self.scratch, Dense { start: first.cast_mut(), stride }, rows)
+                    }
+                    Found::InPlace(_) | Found::Pointed | Found::Turned | Found::Worked => {
+                        self.point(segments, rows);
+                        let pointers = self.scratch.add(self.step.pointers).cast::<*const u8>();
+                        elements.of_rows(self.scratch, std::slice::from_raw_parts(pointers, rows))
+                    }
+                }
+            };
+            if table.is_partition() {
+                let start = worked.start.wrapping_offset(-(children.start as isize).wrapping_mul(worked.stride));
+                return Source::Strided { start, stride: worked.stride };
+            }
+            let pointers = self.scratch.add(self.step.pointers).cast::<*const u8>();
+            for row in 0..rows {
+                pointers.add(row).write(worked.row(row));
+            }
+            Source::Pointers(pointers)
+        }
+    }
+
     /// Whether rows are found in the same way across the ends of segments.
     fn is_one_piece(&self) -> bool {
         match self.step.load {
@@ -196,31 +244,31 @@ impl<'a> Walker<'a> {
         let step = self.step;
         let stage = &step.stages[k];
         let (mut next, mut rows) = (segments.end, 0);
+        let slots_of = |index: usize| if stage.feeds == Some(index) { slots } else { std::ptr::null_mut() };
         // SAFETY: the source has the rows of these segments, and outputs theirs.
         unsafe {
             if stage.reductions.len() > 1 && stage.reductions.iter().all(|reduction| reduction.states.is_none()) {
                 for (group, reductions) in stage.reductions.chunks(GROUP).enumerate() {
                     let mut runs: [Option<(Run<'a>, Dense)>; GROUP] = std::array::from_fn(|index| {
-                        let feeds = stage.feeds == Some(group * GROUP + index);
-                        self.run_of(k, reductions.get(index)?, segments.start, if feeds { slots } else { std::ptr::null_mut() }, source)
+                        self.run_of(k, reductions.get(index)?, segments.start, slots_of(group * GROUP + index), source)
                     });
                     rows = run_by_segment(reductions, &mut runs, segments.clone());
-                    for (reduction, run) in reductions.iter().zip(&runs) {
+                    for (index, (reduction, run)) in reductions.iter().zip(&runs).enumerate() {
                         if let Some((run, out)) = run {
-                            self.delivered(reduction, segments.clone(), run, *out);
+                            self.delivered(reduction, segments.clone(), run, *out, slots_of(group * GROUP + index));
                         }
                     }
                 }
             } else {
                 for (index, reduction) in stage.reductions.iter().enumerate() {
-                    let slots = if stage.feeds == Some(index) { slots } else { std::ptr::null_mut() };
+                    let slots = slots_of(index);
                     let Some((run, out)) = self.run_of(k, reduction, segments.start, slots, source) else { continue };
                     rows = 0;
                     next = match &reduction.states {
                         None => (reduction.kernels.fold_run)(&run, segments.start, segments.end, &mut rows),
                         Some(_) => self.run_states(k, index, &run, segments.clone(), &mut rows),
                     };
-                    self.delivered(reduction, segments.start..next, &run, out);
+                    self.delivered(reduction, segments.start..next, &run, out, slots);
                 }
             }
         }
@@ -259,7 +307,7 @@ impl<'a> Walker<'a> {
             accumulate: reduction.kernels.accumulate,
             finish_block: reduction.kernels.finish_block,
             fill: reduction.fill,
-            tiled: k > 0 || step.tiled,
+            tiled: k > 0 || step.tiled || step.stages[k].elements.is_some(),
         };
         Some((run, out))
     }
@@ -267,6 +315,10 @@ impl<'a> Walker<'a> {
     /// Where the results of a reduction are written first, from a segment on.
     pub(crate) fn out(&self, reduction: &ReductionRun, segment: u64, slots: *mut u8) -> Option<Dense> {
         let row_bytes = (self.step.features * reduction.size) as isize;
+        if reduction.elements.is_some() {
+            let taken = reduction.write.is_some() || !slots.is_null();
+            return taken.then(|| Dense { start: self.scratch.wrapping_add(reduction.staged), stride: row_bytes });
+        }
         match reduction.write {
             Some(view) if self.writes_in_place(reduction) => {
                 let memory = self.memory[view.index()];
@@ -280,16 +332,27 @@ impl<'a> Walker<'a> {
     }
 
     /// As [`deliver`](Self::deliver), after a run that may have written past the cache.
-    unsafe fn delivered(&mut self, reduction: &ReductionRun, segments: Range<u64>, run: &Run<'_>, from: Dense) {
+    unsafe fn delivered(&mut self, reduction: &ReductionRun, segments: Range<u64>, run: &Run<'_>, from: Dense, slots: *mut u8) {
         self.streamed |= run.streams;
         if run.also.is_null() {
             // SAFETY: the caller's promise.
-            unsafe { self.deliver(reduction, segments, from) }
+            unsafe { self.deliver(reduction, segments, from, slots) }
         }
     }
 
-    /// Copies finished rows to the view that they belong to, where there is one and they are not there yet.
-    pub(crate) unsafe fn deliver(&mut self, reduction: &ReductionRun, segments: Range<u64>, from: Dense) {
+    /// Copies finished rows to the view that they belong to, where there is one and they are not there yet; those whose elements are still to be
+    /// worked on, to the slots of the next stage as well.
+    pub(crate) unsafe fn deliver(&mut self, reduction: &ReductionRun, segments: Range<u64>, from: Dense, slots: *mut u8) {
+        if let Some(elements) = &reduction.elements {
+            let view = reduction.write.map(|view| self.memory[view.index()]).map(|mut view| {
+                view.start = view.row(segments.start as usize);
+                view
+            });
+            let places = [view, (!slots.is_null()).then(|| elements.slots(slots))];
+            // SAFETY: the caller's promise: finished rows, and places for all of them.
+            unsafe { elements.write(self.scratch, from, (segments.end - segments.start) as usize, places) };
+            return;
+        }
         let Some(view) = reduction.write else { return };
         if self.writes_in_place(reduction) {
             return;

@@ -6,7 +6,7 @@
 //! *Invariant:* a task writes its own rows and no others, and rows of a segment that another task writes are only read as input.
 
 mod attend;
-mod kernels;
+pub(crate) mod kernels;
 mod matmul;
 mod params;
 mod rows;

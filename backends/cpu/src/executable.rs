@@ -282,6 +282,7 @@ fn work(step: &Step) -> u64 {
     let moved = step.cost.read.saturating_add(step.cost.written);
     match step.kind {
         StepKind::Encode(_) => moved.saturating_add(step.cost.flops / 4),
+        StepKind::Fold(ref fold) if fold.has_ops() => moved.saturating_add(step.cost.flops / 4),
         StepKind::Fold(_) | StepKind::Copy(_) => moved,
     }
 }

@@ -5,6 +5,7 @@
 
 use crate::batch::Dense;
 use crate::cuts::{Cuts, Split, Task};
+use crate::elements::Elements;
 use crate::histogram::Histogram;
 use crate::kernels::{self, Isa, Kernels};
 use crate::memory::{Memory, narrow};
@@ -13,6 +14,7 @@ use crate::states::{self, States};
 use crate::stream;
 use half::{bf16, f16};
 use levelfold::backend::TableSet;
+use levelfold::encoder::dtype_after;
 use levelfold::error::{Error, ErrorCode, Result};
 use levelfold::ids::{TableId, ViewId};
 use levelfold::numerics::{BLOCK_ROWS, BLOCK_ROWS_U64, Value};
@@ -53,6 +55,8 @@ pub(crate) struct StageRun {
     pub(crate) reductions: Vec<ReductionRun>,
     /// The reduction that the next stage folds.
     pub(crate) feeds: Option<usize>,
+    /// What is done to the elements of its rows first.
+    pub(crate) elements: Option<Elements>,
     /// The type of the rows that this stage folds.
     pub(crate) input: DType,
     /// Bytes of weights that one row costs to read.
@@ -85,6 +89,9 @@ pub(crate) struct ReductionRun {
     pub(crate) fill: [u8; 8],
     pub(crate) size: usize,
     pub(crate) dtype: DType,
+    /// What is done to the elements of results, and the bytes of one after that.
+    pub(crate) elements: Option<Elements>,
+    pub(crate) made_size: usize,
     /// Scratch: offsets from the start of a thread's memory.
     pub(crate) acc: usize,
     pub(crate) tree: usize,
@@ -151,6 +158,9 @@ impl FoldStep {
             let depth = longest.div_ceil(BLOCK_ROWS_U64).max(1).ilog2() as usize + 2;
             let largest = stage.reductions.iter().map(|reduction| reduction.dtype.size()).max().unwrap_or(1);
             let staged_rows = (STAGED_BYTES / (features * largest).max(1)).clamp(1, BATCH_ROWS);
+            let raw_size = input.size();
+            let elements = Elements::compile(&stage.ops, input, features, isa, &mut scratch)?;
+            input = dtype_after(&stage.ops, input);
             let batch_rows = (BATCH_BYTES / (features * input.size()).max(1)).clamp(BLOCK_ROWS, BATCH_ROWS);
             let mut reductions = Vec::with_capacity(stage.reductions.len());
             let (mut weight_read, mut segment_written, mut partial) = (0, 0, 0);
@@ -184,12 +194,14 @@ impl FoldStep {
                     weight_read += plan.buffer_of(weights).dtype.size_u64();
                 }
                 if reduction.write.is_some() {
-                    segment_written += features as u64 * reduction.dtype.size_u64();
+                    segment_written += features as u64 * reduction.made().size_u64();
                 }
-                let streams = reduction.write.is_some_and(|view| {
-                    let buffer = plan.buffer_of(view);
-                    matches!(buffer.place, Place::Output) && buffer.bytes() >= stream_bytes
-                });
+                // What is still to be worked on is put together first.
+                let streams = reduction.ops.is_empty()
+                    && reduction.write.is_some_and(|view| {
+                        let buffer = plan.buffer_of(view);
+                        matches!(buffer.place, Place::Output) && buffer.bytes() >= stream_bytes
+                    });
                 reductions.push(ReductionRun {
                     kernels,
                     streams: streams && kernels.in_registers && states.is_none(),
@@ -201,6 +213,8 @@ impl FoldStep {
                     fill: fill_of(reduction.on_empty, reduction.dtype),
                     size: reduction.dtype.size(),
                     dtype: reduction.dtype,
+                    elements: Elements::compile(&reduction.ops, reduction.dtype, features, isa, &mut scratch)?,
+                    made_size: reduction.made().size(),
                     acc: scratch.take(features.checked_mul(planes).and_then(|all| all.checked_add(1)).ok_or_else(too_large)?, 8)?,
                     tree: scratch.take(width.checked_mul(depth).ok_or_else(too_large)?, 8)?,
                     sizes: scratch.take(depth, 8)?,
@@ -216,15 +230,16 @@ impl FoldStep {
                 let table = plan.table(stage.table);
                 let all = narrow(table.rows.max(table.total_rows))?.max(1).div_ceil(BLOCK_ROWS).saturating_mul(BLOCK_ROWS);
                 window_rows =
-                    (WINDOW_BYTES / (features * input.size()).max(1) / BLOCK_ROWS * BLOCK_ROWS).clamp(BLOCK_ROWS, WINDOW_ROWS).min(all);
+                    (WINDOW_BYTES / (features * raw_size).max(1) / BLOCK_ROWS * BLOCK_ROWS).clamp(BLOCK_ROWS, WINDOW_ROWS).min(all);
             }
             // A window begins where a cache line does.
             let tile_rows = if index == 0 { window_rows + LINE_ROWS } else { batch_rows };
-            let tile = scratch.take(features.checked_mul(tile_rows).ok_or_else(too_large)?, input.size())?;
+            let tile = scratch.take(features.checked_mul(tile_rows).ok_or_else(too_large)?, raw_size)?;
             stages.push(StageRun {
                 table: stage.table,
                 reductions,
                 feeds,
+                elements,
                 input,
                 weight_read,
                 segment_written,
@@ -234,7 +249,7 @@ impl FoldStep {
                 depth,
             });
             if let Some(feeds) = feeds {
-                input = stage.reductions[feeds].dtype;
+                input = stage.reductions[feeds].made();
             }
         }
         Ok(FoldStep {
@@ -283,7 +298,7 @@ impl Scratchpad {
     }
 }
 
-fn too_large() -> Error {
+pub(crate) fn too_large() -> Error {
     Error::new(ErrorCode::Overflow, "the scratch of a fold cannot be addressed")
 }
 
@@ -413,8 +428,12 @@ impl<'a> Walker<'a> {
         }
         let stage = &self.step.stages[k];
         let feeding = &stage.reductions[stage.feeds.unwrap_or(0)];
-        let size = feeding.size * self.step.features;
-        let made = self.out(feeding, segments.start, slots).unwrap_or(Dense { start: slots, stride: size as isize });
+        let size = feeding.made_size * self.step.features;
+        let in_slots = Dense { start: slots, stride: size as isize };
+        let made = match feeding.elements {
+            None => self.out(feeding, segments.start, slots).unwrap_or(in_slots),
+            Some(_) => in_slots,
+        };
         let mut segment = segments.start;
         while segment < segments.end {
             let slot = if slots.is_null() { slots } else { slots.wrapping_add((segment - segments.start) as usize * size) };
@@ -489,6 +508,12 @@ impl<'a> Walker<'a> {
                     *row = made.row(index);
                 }
             }
+            if let Some(elements) = &stage.elements {
+                let worked = elements.of_rows(self.scratch, rows);
+                for (index, row) in rows.iter_mut().enumerate() {
+                    *row = worked.row(index);
+                }
+            }
             rows
         }
     }
@@ -510,7 +535,7 @@ impl<'a> Walker<'a> {
                 });
                 (reduction.kernels.finish_tree)(value, out.start, self.step.features, divisor);
             }
-            self.deliver(reduction, segment..segment + 1, out);
+            self.deliver(reduction, segment..segment + 1, out, slot);
         }
     }
 }

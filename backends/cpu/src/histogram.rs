@@ -120,7 +120,7 @@ impl Walker<'_> {
                     for feature in 0..features {
                         std::ptr::copy_nonoverlapping(reduction.fill.as_ptr(), out.start.add(feature * reduction.size), reduction.size);
                     }
-                    self.deliver(reduction, segment..segment + 1, out);
+                    self.deliver(reduction, segment..segment + 1, out, std::ptr::null_mut());
                 }
                 return;
             }

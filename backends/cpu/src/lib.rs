@@ -7,6 +7,7 @@
 mod arena;
 mod batch;
 mod cuts;
+mod elements;
 mod encode;
 mod executable;
 mod float_mode;

@@ -51,6 +51,10 @@ impl Walker<'_> {
                     for block in (0..rows).step_by(BLOCK_ROWS) {
                         let pointers = &mut pointers[..BLOCK_ROWS.min(rows - block)];
                         self.load(segment, start + block, 0, pointers);
+                        if let Some(elements) = &stage.elements {
+                            let worked = elements.of_rows(self.scratch, pointers);
+                            pointers.iter_mut().enumerate().for_each(|(index, row)| *row = worked.row(index));
+                        }
                         gather(stage.input, pointers, columns.clone(), values.add(block), rows);
                     }
                     for (index, feature) in columns.enumerate() {
@@ -65,9 +69,7 @@ impl Walker<'_> {
                 } else {
                     self.round(reduction, result, out.start);
                 }
-                if !self.writes_in_place(reduction) {
-                    self.deliver(reduction, segment..segment + 1, out);
-                }
+                self.deliver(reduction, segment..segment + 1, out, std::ptr::null_mut());
             }
             self.read += rows as u64 * step.row_read;
             self.written += stage.segment_written;

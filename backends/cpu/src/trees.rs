@@ -35,7 +35,7 @@ impl Walker<'_> {
                 count: rows.len(),
                 features: self.step.features,
                 weights: if weighted.is_some() { weights.as_ptr().cast() } else { std::ptr::null() },
-                tiled: k > 0 || self.step.tiled,
+                tiled: k > 0 || self.step.tiled || stage.elements.is_some(),
             };
             match &reduction.states {
                 None => (reduction.kernels.accumulate)(&block),

@@ -14,7 +14,7 @@ const ALIGN: u64 = 256;
 /// rows, or a quarter of what a warp of a large device (132 multiprocessors of 24 warps) gets of all rows.
 pub fn target() -> Target {
     let fusion = FusionLimits { unit_rows: 512, unit_share: 4 * 132 * 24, stages: MOST_STAGES, reductions: MOST_REDUCTIONS };
-    Target { align: ALIGN, fusion, supports, ..Target::new(crate::NAME) }
+    Target { align: ALIGN, fusion, element_op: |_| false, supports, ..Target::new(crate::NAME) }
 }
 
 /// For an encoder in a plan that nobody planned for this target.
@@ -42,6 +42,10 @@ fn supports_fold(fold: &Fold) -> Result<(), String> {
     let reductions: Vec<_> = fold.stages.iter().flat_map(|stage| &stage.reductions).collect();
     if reductions.len() > MOST_REDUCTIONS {
         return Err(format!("it makes {} reductions in one step; CUDA kernels take up to {MOST_REDUCTIONS}", reductions.len()));
+    }
+    let ops = fold.stages.iter().flat_map(|stage| stage.ops.iter().chain(stage.reductions.iter().flat_map(|reduction| &reduction.ops)));
+    if let Some(op) = ops.into_iter().next() {
+        return Err(format!("`{op}` inside a fold has no kernel on the CUDA backend"));
     }
     for reduction in reductions {
         match reduction.reducer {

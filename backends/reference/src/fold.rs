@@ -5,7 +5,10 @@ use crate::memory::{Memory, Segment, size};
 use crate::{histogram, scalar, tree};
 use levelfold::backend::TableSet;
 use levelfold::dtype::DType;
+use levelfold::encoder::{ElementOp, dtype_after};
+use levelfold::numerics::Accumulator;
 use levelfold::numerics::elementary::Elementary;
+use levelfold::numerics::encoders::activate;
 use levelfold::plan::{Fold, Load, Plan, Reduction, StepKind};
 use levelfold::{Error, ErrorCode, Result};
 use ndarray::{Array1, Array2, ArrayView2, Axis, s};
@@ -24,23 +27,25 @@ pub(crate) fn run(plan: &Plan, fold: &Fold, tables: &TableSet, memory: &mut Memo
     let mut below: Option<Vec<Made>> = None;
     for stage in &fold.stages {
         let segments = memory.walk(tables.get(stage.table))?;
-        let (features, dtype, rows) = match &below {
+        let (features, loaded, rows) = match &below {
             None => (loaded_features(memory, fold.load)?, loaded_dtype(memory, fold.load), None),
             Some(made) => {
                 let fed = made.get(size(stage.feed.into())?).ok_or_else(|| no_feed(stage.feed))?;
                 (fed.values.ncols(), fed.dtype, Some(fed.values.view()))
             }
         };
+        let dtype = dtype_after(&stage.ops, loaded);
         let mut made: Vec<Made> = Vec::new();
         for reduction in &stage.reductions {
-            made.push(Made { values: Array2::zeros((segments.len(), features)), dtype: reduction.dtype });
+            made.push(Made { values: Array2::zeros((segments.len(), features)), dtype: reduction.made() });
         }
         for (index, segment) in segments.iter().enumerate() {
             // One read, however many reductions share it.
-            let values = match &rows {
+            let mut values = match &rows {
                 None => load_rows(plan, memory, fold.load, segment, features)?,
                 Some(rows) => rows.slice(s![segment.rows.clone(), ..]).to_owned(),
             };
+            values.iter_mut().try_for_each(|value| elements(&stage.ops, loaded, value))?;
             for (reduction, made) in stage.reductions.iter().zip(&mut made) {
                 let weights = load_weights(memory, reduction, segment)?;
                 for feature in 0..features {
@@ -54,7 +59,9 @@ pub(crate) fn run(plan: &Plan, fold: &Fold, tables: &TableSet, memory: &mut Memo
                     };
                     // Rounded here, so that the stage above reads what would have been stored.
                     let bits = scalar::nearest(reduction.dtype, folded)?;
-                    made.values[[index, feature]] = scalar::number(reduction.dtype, bits)?;
+                    let mut value = scalar::number(reduction.dtype, bits)?;
+                    elements(&reduction.ops, reduction.dtype, &mut value)?;
+                    made.values[[index, feature]] = value;
                 }
             }
         }
@@ -62,6 +69,24 @@ pub(crate) fn run(plan: &Plan, fold: &Fold, tables: &TableSet, memory: &mut Memo
             write(memory, reduction, made.values.view())?;
         }
         below = Some(made);
+    }
+    Ok(())
+}
+
+/// Operations on one element of rows of `dtype`, each result rounded to the type of its rows.
+fn elements(ops: &[ElementOp], mut dtype: DType, value: &mut f64) -> Result<()> {
+    for op in ops {
+        let made = match (op, dtype.accumulator()) {
+            (ElementOp::Activate(activation), DType::F64) => activate(*activation, *value),
+            (ElementOp::Activate(activation), _) => activate(*activation, f32::of_f64(*value)).as_f64(),
+            (ElementOp::Scale(by), DType::F64) => *value * by.0,
+            (ElementOp::Scale(by), _) => f32::of_f64(*value).mul(f32::of_f64(by.0)).as_f64(),
+            (ElementOp::Cast(to), _) => {
+                dtype = *to;
+                *value
+            }
+        };
+        *value = scalar::number(dtype, scalar::nearest(dtype, made)?)?;
     }
     Ok(())
 }
@@ -147,13 +172,13 @@ fn reduce<A: Elementary>(
 /// Stores what a reduction made, where it is written at all.
 pub(crate) fn write(memory: &mut Memory<'_, '_>, reduction: &Reduction, made: ArrayView2<'_, f64>) -> Result<()> {
     let Some(view) = reduction.write else { return Ok(()) };
-    if memory.dtype(view) != reduction.dtype {
-        return Err(Error::new(ErrorCode::PlanInvalid, format!("{} is written as {}", reduction.dtype, memory.dtype(view))));
+    if memory.dtype(view) != reduction.made() {
+        return Err(Error::new(ErrorCode::PlanInvalid, format!("{} is written as {}", reduction.made(), memory.dtype(view))));
     }
     let whole = Segment::whole(made.nrows());
     for (index, row) in made.axis_iter(Axis(0)).enumerate() {
         for (feature, &value) in row.iter().enumerate() {
-            memory.store(view, &whole, index, feature, scalar::nearest(reduction.dtype, value)?)?;
+            memory.store(view, &whole, index, feature, scalar::nearest(reduction.made(), value)?)?;
         }
     }
     Ok(())

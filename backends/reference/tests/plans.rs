@@ -2,6 +2,7 @@
 
 use half::{bf16, f16};
 use levelfold::backend::{Backend, Bindings, Executable, RunReport};
+use levelfold::encoder::ElementOps;
 use levelfold::ids::{BufferId, StepId, TableId, ViewId};
 use levelfold::plan::{
     Buffer, Copy, CopyKind, Fold, Hash, Load, Order, PLAN_VERSION, Place, Plan, Reduction, Stage, Step, StepKind, Table, TableForm,
@@ -104,11 +105,11 @@ impl Draft {
 }
 
 fn reduction(reducer: Reducer, dtype: DType, write: Option<ViewId>) -> Reduction {
-    Reduction { reducer, weights: None, on_empty: OnEmpty::Zero, dtype, write }
+    Reduction { reducer, weights: None, on_empty: OnEmpty::Zero, dtype, ops: ElementOps::new(), write }
 }
 
 fn stage(table: TableId, reductions: &[Reduction]) -> Stage {
-    Stage { table, feed: 0, reductions: reductions.into() }
+    Stage { table, feed: 0, ops: ElementOps::new(), reductions: reductions.into() }
 }
 
 fn load(values: ViewId) -> Load {
@@ -237,10 +238,7 @@ fn stages_feed_on_any_reduction_and_outputs_are_read_again() {
     let (left, right) = (draft.columns(both, 0, 2), draft.columns(both, 2, 2));
     let of_words = [reduction(Reducer::Min, DType::F16, Some(left)), reduction(Reducer::Sum, DType::F16, Some(right))];
     let weighted = Reduction { weights: Some(w), ..reduction(Reducer::Sum, DType::F32, Some(top)) };
-    draft.fold(
-        Load::Gather { ids, table: lut },
-        vec![stage(word, &of_words), Stage { table: sentence, feed: 1, reductions: [weighted].into_iter().collect() }],
-    );
+    draft.fold(Load::Gather { ids, table: lut }, vec![stage(word, &of_words), Stage { feed: 1, ..stage(sentence, &[weighted]) }]);
     draft.copy(CopyKind::Rows, &[right], copied);
     let plan = draft.finish();
     // 4 ids of 8 bytes, 4 rows of 2 halves, offsets of both tables, 3 weights; min and sum of words, sums of sentences.

@@ -2,7 +2,7 @@
 
 use super::super::{Copy, CopyKind, Encode, Fold, Load, Reduction, Stage};
 use super::*;
-use crate::encoder::{Shape, TableShape};
+use crate::encoder::{ElementOp, Shape, TableShape, dtype_after};
 use crate::reducer::ReducerClass;
 
 /// Holds every step against its rules.
@@ -64,6 +64,8 @@ impl At<'_> {
                 self.error(format!("stage {number} has no reduction"));
             }
             let input = self.stage_input(number, stage, inputs, values.dtype);
+            self.elements(number, &stage.ops);
+            let input = dtype_after(&stage.ops, input);
             if let Some(below) = number.checked_sub(1).and_then(|below| fold.stages.get(below)) {
                 self.stacked(number, stage, below);
             }
@@ -83,6 +85,9 @@ impl At<'_> {
         if fold.stages.len() > 1 {
             self.error(format!("folds {} levels by counts, which only the lowest has", fold.stages.len()));
         }
+        if fold.has_ops() {
+            self.error("folds by counts, and does something to elements".to_owned());
+        }
         for reduction in fold.stages.iter().flat_map(|stage| &stage.reductions) {
             if !reduction.reducer.takes_counts() || reduction.weights.is_some() {
                 let weighted = if reduction.weights.is_some() { "a weighted " } else { "" };
@@ -101,15 +106,21 @@ impl At<'_> {
         }
         match inputs.get(crate::widen(stage.feed)) {
             Some(input) => {
-                if !input.dtype.is_float() {
-                    self.error(format!("stage {number} folds {}, which are positions", input.dtype));
+                if !input.made().is_float() {
+                    self.error(format!("stage {number} folds {}, which are positions", input.made()));
                 }
-                input.dtype
+                input.made()
             }
             None => {
                 self.error(format!("stage {number} is fed by reduction {} of the stage before, which has {}", stage.feed, inputs.len()));
                 values
             }
+        }
+    }
+
+    fn elements(&mut self, number: usize, ops: &[ElementOp]) {
+        for problem in ops.iter().filter_map(|op| op.problem()) {
+            self.error(format!("stage {number}: {problem}"));
         }
     }
 
@@ -164,15 +175,24 @@ impl At<'_> {
                 format!("stage {number} ({}) makes {}, which cannot be {}", reduction.reducer, reduction.dtype, reduction.on_empty);
             self.error(message);
         }
+        self.elements(number, &reduction.ops);
+        if reduction.reducer.gives_positions() && !reduction.ops.is_empty() {
+            self.error(format!("stage {number} ({}) does something to positions", reduction.reducer));
+        }
         let Some(write) = reduction.write else { return };
         let made = seen(self.plan, write);
         if made.layout != ViewLayout::Rows {
             self.error(format!("stage {number} ({}) writes {write}, which is packed", reduction.reducer));
         }
-        if (made.rows, made.features, made.dtype) != (table.segments, features, reduction.dtype) {
+        if (made.rows, made.features, made.dtype) != (table.segments, features, reduction.made()) {
             let message = format!(
                 "stage {number} ({}) makes {}[{}x{features}], but {write} sees {}[{}x{}]",
-                reduction.reducer, reduction.dtype, table.segments, made.dtype, made.rows, made.features
+                reduction.reducer,
+                reduction.made(),
+                table.segments,
+                made.dtype,
+                made.rows,
+                made.features
             );
             self.error(message);
         }

@@ -2,6 +2,7 @@
 
 use crate::backend::Target;
 use crate::dtype::DType;
+use crate::encoder::{ElementOp, Number};
 use crate::graph::{GraphBuilder, LevelGraph, Reduce};
 use crate::ids::{BufferId, StepId, TableId, ViewId};
 use crate::optimize::{OptLevel, Planner};
@@ -125,6 +126,8 @@ const BREAKS: &[Break] = &[
     (20, OptLevel::O1, |plan| reduction(plan, Reducer::Max).on_empty = OnEmpty::Error),
     (21, OptLevel::O1, |plan| reduction(plan, Reducer::Max).dtype = DType::F64),
     (21, OptLevel::O1, |plan| reduction(plan, Reducer::Max).dtype = DType::U8),
+    (40, OptLevel::O1, |plan| fold(plan, 0).stages[0].ops.push(ElementOp::Scale(Number(f64::NAN)))),
+    (40, OptLevel::O1, |plan| reduction(plan, Reducer::Max).ops.push(ElementOp::Cast(DType::I64))),
     (22, OptLevel::O0, |plan| copy(plan, is_segments).what = CopyKind::Segments { table: TableId(1) }),
     (23, OptLevel::O0, |plan| copy(plan, |what| what == CopyKind::Rows).read.push(ViewId(0))),
     (24, OptLevel::O0, |plan| copy(plan, |what| what == CopyKind::Gather).read.reverse()),
@@ -209,6 +212,8 @@ fn each_rule_is_held() {
     20 s0: stage 0 (max): t0 has 1 empty segments, which are an error [plan-invalid]
     21 s0: stage 0 (max) makes f64[4x4], but v4 sees f32[4x4] [plan-invalid]
     21 s0: stage 0 (max) makes u8, not floats [plan-invalid]
+    40 s0: stage 0: the constant of scale is NaN, not a finite number [plan-invalid]
+    40 s0: stage 0: values cannot be cast to i64 [plan-invalid]
     22 s1: cuts 6 rows by t1, which has 4 [plan-invalid]
     23 s3: a copy.stack reads 1 views, not 2 [plan-invalid]
     24 s0: looks up v1, which is 4 columns of f32, and not a column of ids [plan-invalid]
@@ -229,7 +234,7 @@ fn each_rule_is_held() {
 
 #[test]
 fn every_rule_has_a_break() {
-    let missing: Vec<u32> = (1..=33).chain([39]).filter(|rule| !BREAKS.iter().any(|(other, ..)| other == rule)).collect();
+    let missing: Vec<u32> = (1..=33).chain([39, 40]).filter(|rule| !BREAKS.iter().any(|(other, ..)| other == rule)).collect();
     assert!(missing.is_empty(), "{missing:?}");
 }
 
