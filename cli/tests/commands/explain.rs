@@ -45,6 +45,7 @@ fn why_names_every_fusion_and_refusal() {
       fuse-transpose-reduce done  document is one fold over a view: 1280 B not copied
       fuse-siblings         done  word and word share one read: 1408 B not read again
       fuse-gather           done  byte.ids.gather is looked up by 1 fold(s): 1408 B not written out
+      histogram-gather      kept  byte.ids.gather word folds looked-up rows: counting would take 82008 operations, more than half of the 704 of folding
       place-concat          done  word.concat is written in place: 1280 B not copied
     ");
 }
