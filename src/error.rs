@@ -77,6 +77,8 @@ codes! {
     Weights = "weights",
     /// An unknown word where one of a fixed set is expected.
     UnknownWord = "unknown-word",
+    /// A custom reducer whose results would depend on how rows are grouped.
+    ReducerLaw = "reducer-law",
     /// A spec that cannot be read.
     SpecInvalid = "spec-invalid",
     /// A graph that breaks an invariant.

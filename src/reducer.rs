@@ -1,10 +1,19 @@
 //! What folds the rows of a segment into one row.
 
+mod custom;
+mod expression;
+mod program;
+
+pub use custom::{Component, ComponentText, CustomReducer};
+pub use expression::{Binary, Expression, Scope, Unary, Variable};
+pub use program::{Instruction, Program, REGISTERS};
+
 use crate::dtype::DType;
 use crate::error::{Error, ErrorCode, Result, suggestion};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 /// How the rows of a segment become one row, feature by feature.
 ///
@@ -26,6 +35,7 @@ use std::str::FromStr;
 /// | `first`, `last` | the first, the last row | no | error |
 /// | `count` | n, whatever the rows hold | no | +0 |
 /// | `argmax`, `argmin` | where in its segment the largest, the smallest value stands, as i64: the first of equal ones, the first NaN before all | no | error |
+/// | `custom(…)` | what its expressions say: see [`CustomReducer`] | where they name `w` | the finished identity, else an error |
 ///
 /// In which order, and in which arithmetic, is fixed: see [`numerics`](crate::numerics).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -81,6 +91,9 @@ pub enum Reducer {
     ArgMax,
     /// Where the smallest value stands.
     ArgMin,
+    /// One of the user's own, written as expressions.
+    #[doc(alias = "monoid")]
+    Custom(Arc<CustomReducer>),
 }
 
 /// How much of a segment a reducer has to see at once.
@@ -169,6 +182,7 @@ impl Reducer {
             Reducer::Count => "count",
             Reducer::ArgMax => "argmax",
             Reducer::ArgMin => "argmin",
+            Reducer::Custom(_) => "custom",
         }
     }
 
@@ -186,7 +200,8 @@ impl Reducer {
             | Reducer::Last
             | Reducer::Count
             | Reducer::ArgMax
-            | Reducer::ArgMin => ReducerClass::State,
+            | Reducer::ArgMin
+            | Reducer::Custom(_) => ReducerClass::State,
             Reducer::Quantile(_) => ReducerClass::Select,
         }
     }
@@ -202,6 +217,7 @@ impl Reducer {
             | Reducer::SoftMax
             | Reducer::L1
             | Reducer::L2 => true,
+            Reducer::Custom(custom) => custom.takes_weights(),
             Reducer::Quantile(_)
             | Reducer::Max
             | Reducer::Min
@@ -236,7 +252,8 @@ impl Reducer {
             | Reducer::Last
             | Reducer::Count
             | Reducer::ArgMax
-            | Reducer::ArgMin => false,
+            | Reducer::ArgMin
+            | Reducer::Custom(_) => false,
         }
     }
 
@@ -258,7 +275,8 @@ impl Reducer {
             | Reducer::L2
             | Reducer::First
             | Reducer::Last
-            | Reducer::Count => false,
+            | Reducer::Count
+            | Reducer::Custom(_) => false,
         }
     }
 
@@ -282,6 +300,7 @@ impl Reducer {
         match self {
             Reducer::Sum | Reducer::L1 | Reducer::L2 | Reducer::Count => OnEmpty::Zero,
             Reducer::Prod => OnEmpty::Fill(1.0),
+            Reducer::Custom(custom) => custom.default_on_empty(),
             Reducer::Mean
             | Reducer::Max
             | Reducer::Min
@@ -304,6 +323,7 @@ impl fmt::Display for Reducer {
         match self {
             Reducer::Var { ddof } | Reducer::Std { ddof } if *ddof > 0 => f.pad(&format!("{}(ddof={ddof})", self.name())),
             Reducer::Quantile(q) if *q != Quantile::MEDIAN => f.pad(&format!("quantile({:?})", q.value())),
+            Reducer::Custom(custom) => f.pad(&custom.to_string()),
             _ => f.pad(self.name()),
         }
     }
@@ -338,6 +358,9 @@ impl FromStr for Reducer {
                 (word, Some(inner.trim()))
             }
         };
+        if let ("custom", Some(inner)) = (word, parameters) {
+            return Ok(Reducer::Custom(Arc::new(CustomReducer::read(inner)?)));
+        }
         let found = Reducer::ALL.into_iter().find(|reducer| reducer.name() == word).ok_or_else(|| {
             let mut known: Vec<&str> = Reducer::ALL.iter().map(|reducer| reducer.name()).collect();
             known.dedup();
@@ -474,6 +497,8 @@ impl<'de> Deserialize<'de> for OnEmpty {
     }
 }
 
+#[cfg(test)]
+mod custom_tests;
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -12,7 +12,7 @@ use levelfold::backend::TableSet;
 use levelfold::graph::LevelGraph;
 use levelfold::optimize::Planner;
 use levelfold::spec::{SPEC_SCHEMA, SegmentSource};
-use levelfold::{Error, ErrorCode, Hierarchy, Level, OptLevel, Plan, Segments};
+use levelfold::{Error, ErrorCode, Hierarchy, Level, OptLevel, Plan, Reducer, Segments};
 use std::path::PathBuf;
 
 /// Checks a spec or a plan without running it, and reports everything that is wrong
@@ -64,7 +64,17 @@ pub(crate) fn run(args: CheckArgs, ui: &Ui) -> CliResult {
     }
 }
 
+/// The rows that laws of custom reducers are tried on.
+const LAW_SEED: u64 = 1;
+
 fn check_spec(hierarchy: Hierarchy, binds: &[Bind], ui: &Ui) -> CliResult {
+    for level in &hierarchy.levels {
+        for reducer in &level.reduce {
+            if let Reducer::Custom(custom) = reducer {
+                custom.check_laws(LAW_SEED).map_err(|error| error.at_level(&*level.name))?;
+            }
+        }
+    }
     let loaded = Loaded::new(hierarchy, binds)?;
     let unbound: Vec<&str> = loaded.hierarchy.unbound().collect();
     if !unbound.is_empty() {
@@ -134,6 +144,14 @@ fn check_inputs(plan: &Plan, loaded: &Loaded) -> Result<(), Error> {
     TableSet::new().check(plan, &bindings)
 }
 
+/// A reducer's name; a custom one's own.
+fn shown(reducer: &Reducer) -> &str {
+    match reducer {
+        Reducer::Custom(custom) => custom.name(),
+        _ => reducer.name(),
+    }
+}
+
 /// The levels, lowest first.
 fn describe(hierarchy: &Hierarchy) -> String {
     let mut columns = Columns::new(&["level", "rows", "segments", "reduce", "kept"]);
@@ -143,7 +161,7 @@ fn describe(hierarchy: &Hierarchy) -> String {
     let first = hierarchy.levels.first().and_then(|level| level_segments(level)).map(|segments| segments.rows());
     columns.row([leaves.name.to_string(), rows(leaves.rows.or(first)), "-".into(), "-".into(), kept(leaves.keep)]);
     for (index, level) in hierarchy.levels.iter().enumerate() {
-        let reduce: Vec<&str> = level.reduce.iter().map(|reducer| reducer.name()).collect();
+        let reduce: Vec<&str> = level.reduce.iter().map(shown).collect();
         let segments = match level_segments(level) {
             Some(segments) if segments.is_partition() => {
                 format!("offsets, longest {}, {} empty", segments.longest(), segments.empty_count())

@@ -76,6 +76,7 @@ impl Terms {
 /// | `softmax` | Σe^s\|x\| ÷ Σe^s for scores that are all alike; see [`exponent_error_bound`] |
 /// | `quantile` | \|a\| + \|b\| of the two rows that it lies between |
 /// | `argmax`, `argmin` | 0: positions are exact |
+/// | `custom` | infinite: nothing is known of its expressions |
 ///
 /// With u the accumulator's unit roundoff, v that of f64, b = min(n, 32) and h = ⌈log₂⌈n/32⌉⌉ levels of pairs:
 /// the block costs b − 1 additions (b with weights, one more for the product), the pairs h additions in f64, the division of a mean
@@ -114,6 +115,8 @@ pub fn error_bound(reducer: &Reducer, n: u64, input: DType, output: DType, weigh
         Reducer::Quantile(_) => both(gamma(4.0, v), unit_roundoff(output)),
         Reducer::Count => both(last, unit_roundoff(output)),
         Reducer::ArgMax | Reducer::ArgMin => 0.0,
+        // What its expressions do to rounding errors is not known.
+        Reducer::Custom(_) => f64::INFINITY,
     }
 }
 

@@ -74,10 +74,11 @@ pub trait MonoidVisitor {
 }
 
 impl Reducer {
-    /// Shows a reducer's monoid to a visitor; `None` where it has none: a plain one, or one that selects.
+    /// Shows a reducer's monoid to a visitor; `None` where it has none of these: a plain one, one that selects, or a
+    /// custom one, whose expressions say what it is.
     pub fn visit_monoid<V: MonoidVisitor>(&self, visitor: V) -> Option<V::Out> {
         match *self {
-            Reducer::Sum | Reducer::Mean | Reducer::Max | Reducer::Min | Reducer::Prod | Reducer::Quantile(_) => None,
+            Reducer::Sum | Reducer::Mean | Reducer::Max | Reducer::Min | Reducer::Prod | Reducer::Quantile(_) | Reducer::Custom(_) => None,
             Reducer::Var { ddof } => Some(visitor.visit(Moments { ddof, root: false })),
             Reducer::Std { ddof } => Some(visitor.visit(Moments { ddof, root: true })),
             Reducer::L1 => Some(visitor.visit(Norm { squares: false })),

@@ -177,6 +177,8 @@ fn operations(reducer: &Reducer, weighted: bool) -> (u64, u64) {
         Reducer::Quantile(_) => (1, 3),
         Reducer::First | Reducer::Last | Reducer::Count => (0, 0),
         Reducer::ArgMax | Reducer::ArgMin => (1, 0),
+        // Each row is combined with what is there already.
+        Reducer::Custom(custom) => (widen_u64(custom.push().code.len()), widen_u64(custom.finishing().code.len())),
     }
 }
 

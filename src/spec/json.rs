@@ -17,7 +17,7 @@
 //! | `leaves.ids`, `leaves.table` | instead of these two: `{"name"?, "dtype"}` and `{"name"?, "dtype", "rows", "features"}`; bound as `<leaves>.ids` and `<leaves>.table` unless named |
 //! | `leaves.rows`, `leaves.keep` | the row count, where it does not follow from the segments; whether the leaves are an output too |
 //! | `segments` | a name to bind segments under, or one of `{"lengths"}`, `{"offsets", "rows"?, "partial"?}`, `{"ranges", "rows"?}`, `{"ids", "count"}`, `{"boundaries", "rows"?}`; `rows` may be left out where the level below says it |
-//! | `reduce` | a reducer ([`Reducer`]: `"mean"`, `"var(ddof=1)"`), or a list of them whose results stand side by side |
+//! | `reduce` | a reducer ([`Reducer`]: `"mean"`, `"var(ddof=1)"`, or [one of your own](crate::reducer::CustomReducer): `{"custom": {"name": …, "state": [{"name": …, "lift": …, "combine": …, "identity": …}], "finish": …}}`), or a list of them whose results stand side by side |
 //! | `weights` | a name to bind one weight per row of the level below under, or `{"name", "dtype"}` |
 //! | `query` | a name, or a list of names (heads), of parameters `[1, features]` that `softmax` takes its scores from, in place of `weights` |
 //! | `on_empty` | `"zero"`, `"nan"`, `"error"` or `{"fill": x}` |
@@ -27,6 +27,7 @@
 //!
 //! Anything else is refused. Every error of a spec is reported, each with its level and its JSON path. A `$schema` field is allowed on top.
 
+mod custom;
 mod encoders;
 mod write;
 
@@ -325,10 +326,10 @@ impl Reader {
                 self.report(ErrorCode::SpecInvalid, "the level has no reducer", place, Some("name one, such as sum or mean"));
                 return None;
             }
-            return self.word(node, place).map(|reducer| vec![reducer]);
+            return self.reducer(node, place).map(|reducer| vec![reducer]);
         };
         // All of them are read, so that each mistake is reported.
-        let reducers: Vec<Option<Reducer>> = items.iter().enumerate().map(|(index, item)| self.word(item, &place.item(index))).collect();
+        let reducers: Vec<Option<Reducer>> = items.iter().enumerate().map(|(index, item)| self.reducer(item, &place.item(index))).collect();
         reducers.into_iter().collect()
     }
 

@@ -389,7 +389,8 @@ fn another_bracketing_is_caught() {
 fn the_oracle_promises_something_nearly_everywhere() {
     let (mut all, mut anything, mut exact) = (0usize, 0usize, 0usize);
     for group in Group::ALL.into_iter().filter(|group| !matches!(group, Group::Large | Group::SpecialValues)) {
-        for case in group.cases() {
+        // Of custom reducers it promises nothing: they are held to the reference's bits.
+        for case in group.cases().into_iter().filter(|case| !case.graph.to_string().contains("custom(")) {
             for numbers in evaluate(&case.graph, &case.inputs(0)).values() {
                 all += numbers.values.len();
                 anything += numbers.values.iter().filter(|number| number.err.is_infinite()).count();

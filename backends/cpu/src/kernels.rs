@@ -246,7 +246,8 @@ fn select_op<T: Cell>(isa: Isa, reducer: &Reducer, output: DType) -> Option<Kern
         | Reducer::Last
         | Reducer::Count
         | Reducer::ArgMax
-        | Reducer::ArgMin => None,
+        | Reducer::ArgMin
+        | Reducer::Custom(_) => None,
     }
 }
 

@@ -18,6 +18,7 @@ mod kernels;
 mod load;
 mod memory;
 mod moves;
+mod programs;
 mod select;
 mod states;
 mod stream;

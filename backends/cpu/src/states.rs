@@ -4,13 +4,14 @@
 //! rows, as often as the monoid wants, while those lie in the first cache; loops over features are written so that they become vector code.
 
 use crate::kernels::{Block, Isa};
+use crate::programs::Custom;
 use half::{bf16, f16};
 use levelfold::numerics::{Accumulator, MAX_STATE, Monoid, MonoidVisitor, Row, State, Value};
 use levelfold::{DType, Reducer};
 use std::marker::PhantomData;
 
 /// Features that are taken at a time.
-const LANES: usize = 32;
+pub(crate) const LANES: usize = 32;
 
 /// What a reduction with a state runs.
 ///
@@ -33,6 +34,15 @@ pub(crate) trait States: Send + Sync {
 
 /// The states of a reducer; `None` where it is plain, or where the type is not one of values.
 pub(crate) fn select(isa: Isa, input: DType, reducer: &Reducer) -> Option<Box<dyn States>> {
+    if let Reducer::Custom(custom) = reducer {
+        return match input {
+            DType::F32 => Some(Box::new(Custom::<f32>::new(isa, custom))),
+            DType::F64 => Some(Box::new(Custom::<f64>::new(isa, custom))),
+            DType::F16 => Some(Box::new(Custom::<f16>::new(isa, custom))),
+            DType::BF16 => Some(Box::new(Custom::<bf16>::new(isa, custom))),
+            DType::U8 | DType::U16 | DType::U32 | DType::I32 | DType::I64 => None,
+        };
+    }
     match input {
         DType::F32 => reducer.visit_monoid(Boxed::<f32>(isa, PhantomData)),
         DType::F64 => reducer.visit_monoid(Boxed::<f64>(isa, PhantomData)),
@@ -201,7 +211,7 @@ unsafe fn accumulate<T: Value, M: Monoid>(monoid: M, block: &Block) {
 
 /// The first `lanes` elements, widened; the others are 0.
 #[inline(always)]
-unsafe fn load<T: Value>(from: *const T, lanes: usize) -> [T::Acc; LANES] {
+pub(crate) unsafe fn load<T: Value>(from: *const T, lanes: usize) -> [T::Acc; LANES] {
     let mut x = [T::Acc::default(); LANES];
     // SAFETY: the caller gives so many elements.
     unsafe {

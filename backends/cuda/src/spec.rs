@@ -385,7 +385,8 @@ pub fn reducer_code(reducer: &Reducer) -> u32 {
         | Reducer::ArgMin
         | Reducer::LogSumExp
         | Reducer::SoftMax
-        | Reducer::Quantile(_) => u32::MAX,
+        | Reducer::Quantile(_)
+        | Reducer::Custom(_) => u32::MAX,
     }
 }
 

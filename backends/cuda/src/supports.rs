@@ -61,7 +61,8 @@ fn supports_fold(fold: &Fold) -> Result<(), String> {
             | Reducer::ArgMin
             | Reducer::LogSumExp
             | Reducer::SoftMax
-            | Reducer::Quantile(_) => return Err(format!("`{}` has no kernel on the CUDA backend", reduction.reducer)),
+            | Reducer::Quantile(_)
+            | Reducer::Custom(_) => return Err(format!("`{}` has no kernel on the CUDA backend", reduction.reducer)),
         }
         match reduction.dtype {
             DType::F32 | DType::F64 | DType::F16 | DType::BF16 => {}

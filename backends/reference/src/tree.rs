@@ -7,6 +7,7 @@ use levelfold::numerics::{
     Accumulator, AddOp, BLOCK_ROWS, MaxOp, MinOp, Monoid, MonoidVisitor, MulOp, ReduceOp, Row, State, between_rows, finish_block,
     finish_tree, quantile_place,
 };
+use levelfold::reducer::CustomReducer;
 
 /// Reduces the values of a segment, which has at least one. `weights` has one number a value.
 ///
@@ -18,6 +19,7 @@ pub(crate) fn reduce<A: Elementary>(reducer: &Reducer, values: &[A], weights: Op
         Reducer::Min => reduce_with::<MinOp, A>(reducer, values, weights),
         Reducer::Prod => reduce_with::<MulOp, A>(reducer, values, weights),
         Reducer::Quantile(q) => quantile(q.value(), values),
+        Reducer::Custom(custom) => reduce_custom(custom, values, weights),
         Reducer::Var { .. }
         | Reducer::Std { .. }
         | Reducer::LogSumExp
@@ -30,6 +32,33 @@ pub(crate) fn reduce<A: Elementary>(reducer: &Reducer, values: &[A], weights: Op
         | Reducer::ArgMax
         | Reducer::ArgMin => reducer.visit_monoid(Segment { values, weights }).expect("these are monoids"),
     }
+}
+
+/// As the expressions say: rows from the left in blocks, in the accumulator's type, and blocks in pairs, in f64.
+fn reduce_custom<A: Elementary>(custom: &CustomReducer, values: &[A], weights: Option<&[A]>) -> f64 {
+    let lifted = |row: usize| custom.lifted(values[row], weights.map_or(A::of_f64(1.0), |weights| weights[row]));
+    let block = |first: usize| {
+        let mut state = lifted(first);
+        for row in first + 1..values.len().min(first + BLOCK_ROWS) {
+            state = custom.combined(&state, &lifted(row));
+        }
+        state
+    };
+    if values.len() <= BLOCK_ROWS {
+        return custom.finished(&block(0)).as_f64();
+    }
+    let mut level: Vec<Vec<f64>> = (0..values.len()).step_by(BLOCK_ROWS).map(|first| widened(&block(first))).collect();
+    while level.len() > 1 {
+        level = level
+            .chunks(2)
+            .map(|pair| match pair {
+                [older, newer] => custom.combined(older, newer),
+                [last] => last.clone(),
+                _ => unreachable!("chunks of two"),
+            })
+            .collect();
+    }
+    custom.finished(&level[0])
 }
 
 /// Sorts all rows.

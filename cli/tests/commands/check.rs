@@ -111,3 +111,27 @@ fn the_schema_is_json() {
     let schema = run(&["check", "--schema"]).json();
     assert_eq!(schema["required"], serde_json::json!(["leaves", "levels"]));
 }
+
+#[test]
+fn custom_reducers_are_tried_and_explained() {
+    let folder = Folder::new();
+    let told = run(&["check", &example("custom.json")]).ok();
+    assert_contains(&told, "rms");
+    assert_contains(
+        &run(&["explain", &example("custom.json")]).ok(),
+        "custom(rms: s from x * x by a.s + b.s else 0; n from 1 by a.n + b.n else 0; sqrt(s / n))",
+    );
+    let spec = std::fs::read_to_string(example("custom.json")).unwrap();
+    let changed = |from: &str, to: &str| run(&["check", &folder.write("c.json", spec.replacen(from, to, 1))]).error();
+    assert_contains(&changed("a.s + b.s", "a.s - b.s"), "beat: the reducer `rms`: for the rows");
+    assert_contains(&changed("a.s + b.s", "a.s - b.s"), "combine is not associative");
+    assert_contains(
+        &changed("a.s + b.s", "a.s + b.t"),
+        "levels[0].reduce: combine of `s`: at character 7 of `a.s + b.t`: `b.t` is not known here",
+    );
+    // Runs, and the CUDA backend says that it does not.
+    let plan = run(&["explain", &example("custom.json"), "--format", "json"]).ok();
+    let plan = folder.write("plan.json", &plan);
+    assert_contains(&run(&["check", &plan, "--spec", &example("custom.json")]).ok(), "the plan computes what the spec asks for");
+    assert_contains(&run(&["explain", &example("custom.json"), "--target", "cuda"]).error(), "custom(rms");
+}

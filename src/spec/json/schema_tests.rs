@@ -76,6 +76,9 @@ fn valid(schema: &Value, value: &Value, root: &Value) -> bool {
                 let number = text.strip_prefix("quantile(").and_then(|rest| rest.strip_suffix(')'));
                 number.is_some_and(|number| number.parse().is_ok_and(|q: f64| (0.0..=1.0).contains(&q)))
             }
+            r"^custom\(.+\)$" => {
+                text.strip_prefix("custom(").and_then(|rest| rest.strip_suffix(')')).is_some_and(|inner| !inner.is_empty())
+            }
             other => panic!("pattern {other}"),
         }),
         "minLength" => value.as_str().is_none_or(|text| Some(text.chars().count() as u64) >= argument.as_u64()),
@@ -161,4 +164,42 @@ fn the_schema_takes_what_the_reader_takes() {
         }
     }
     assert!(compared[0] > 1000 && compared[1] > 100, "{compared:?}");
+}
+
+#[test]
+fn custom_reducers_are_in_the_schema() {
+    let schema: Value = serde_json::from_str(SPEC_SCHEMA).unwrap();
+    let reducer = &schema["$defs"]["reducer"];
+    let part = |more: Value| {
+        let mut part = serde_json::json!({"name": "s", "lift": "x * x", "combine": "a.s + b.s"});
+        part.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        serde_json::json!({"custom": {"name": "squares", "state": [part], "finish": "sqrt(s)"}})
+    };
+    let spec = |reduce: &Value| {
+        let level = serde_json::json!({"name": "y", "segments": {"lengths": [2]}, "reduce": reduce});
+        serde_json::json!({"leaves": {"name": "x", "dtype": "f32", "features": 1}, "levels": [level]}).to_string()
+    };
+    for more in [
+        serde_json::json!({}),
+        serde_json::json!({"identity": 0}),
+        serde_json::json!({"identity": "-inf"}),
+        serde_json::json!({"identity": null}),
+    ] {
+        let custom = part(more);
+        assert!(valid(reducer, &custom, &schema), "{custom}");
+        let read = Hierarchy::from_json(&spec(&custom)).unwrap();
+        // As text it is a reducer of the same bytes.
+        let text = serde_json::json!(read.levels[0].reduce[0].to_string());
+        assert!(valid(reducer, &text, &schema), "{text}");
+        assert_eq!(Hierarchy::from_json(&spec(&text)).unwrap(), read);
+        assert_eq!(Hierarchy::from_json(&read.to_json()).unwrap(), read);
+    }
+    for more in [serde_json::json!({"identity": "zero"}), serde_json::json!({"lift": 1}), serde_json::json!({"unit": 1})] {
+        let custom = part(more);
+        assert!(!valid(reducer, &custom, &schema), "{custom}");
+        assert!(Hierarchy::from_json(&spec(&custom)).is_err(), "{custom}");
+    }
+    let five: Vec<Value> = (0..5).map(|index| serde_json::json!({"name": format!("s{index}"), "lift": "x", "combine": "a.s0"})).collect();
+    let five = serde_json::json!({"custom": {"name": "five", "state": five, "finish": "s0"}});
+    assert!(!valid(reducer, &five, &schema) && Hierarchy::from_json(&spec(&five)).is_err());
 }

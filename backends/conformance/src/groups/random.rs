@@ -59,6 +59,7 @@ fn reducer(random: &mut Random) -> Reducer {
     }
     let others: Vec<Reducer> = Reducer::ALL
         .into_iter()
+        .chain(super::reducers::custom())
         .filter(|reducer| !reducer.gives_positions() && !reducer.needs_weights() && !Reducer::PLAIN.contains(reducer))
         .collect();
     random.pick(&others).clone()

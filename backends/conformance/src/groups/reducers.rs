@@ -8,7 +8,32 @@ use levelfold::{DType, Hierarchy, Leaves, Level, OnEmpty, Reducer, Segments};
 
 /// All reducers but the plain ones.
 fn stateful() -> impl Iterator<Item = Reducer> {
-    Reducer::ALL.into_iter().filter(|reducer| !Reducer::PLAIN.contains(reducer))
+    Reducer::ALL.into_iter().filter(|reducer| !Reducer::PLAIN.contains(reducer)).chain(custom())
+}
+
+/// Reducers written as expressions: those of the built-in ones that need no branches, and one that has every operation, in no order that could be
+/// mistaken for another.
+pub(super) fn custom() -> Vec<Reducer> {
+    let written = [
+        "custom(own_norm: s from w * (x * x) by a.s + b.s else 0; sqrt(s))",
+        "custom(own_mean: s from w * x by a.s + b.s else 0; n from w by a.n + b.n else 0; s / n)",
+        "custom(own_range: low from x by min(a.low, b.low) else inf; high from x by max(a.high, b.high) else -inf; high - low)",
+        "custom(own_variance: n from 1 by a.n + b.n; m from x by a.m + (b.m - a.m) * (b.n / (a.n + b.n)); \
+         q from 0 by a.q + b.q + (b.m - a.m) * (b.m - a.m) * (a.n * (b.n / (a.n + b.n))); q / n)",
+        "custom(own_logsumexp: m from x by max(a.m, b.m); \
+         s from 1 by a.s * exp(a.m - max(a.m, b.m)) + b.s * exp(b.m - max(a.m, b.m)); m + log(s))",
+        "custom(own_last: s from x by b.s; s)",
+        "custom(own_all: p from abs(x) - -x / 3 by a.p - 0.5 * b.p; q from exp(min(x, 1)) by max(a.q, sqrt(b.q) + a.p); p * log(q + 2))",
+    ];
+    written.iter().map(|text| text.parse().expect("a custom reducer")).collect()
+}
+
+/// What cases are named by: a custom reducer's own name.
+fn label(reducer: &Reducer) -> String {
+    match reducer {
+        Reducer::Custom(custom) => custom.name().to_owned(),
+        _ => reducer.to_string(),
+    }
 }
 
 /// What empty segments give in these cases: a whole number, so that positions can be it.
@@ -29,7 +54,7 @@ pub(super) fn reducers() -> Vec<Case> {
     let mut cases = Vec::new();
     for reducer in stateful() {
         for dtype in FLOATS {
-            let name = |what: &str| format!("reducers/{reducer}/{dtype}/{what}");
+            let name = |what: &str| format!("reducers/{}/{dtype}/{what}", label(&reducer));
             let around = lengths(&[31, 32, 33, 1, 0, 63, 64, 65, 2, 95, 96, 97, 127, 128, 129, 3, 1023, 1024, 1025]);
             cases.push(Case::of(name("lengths"), one(dtype, 3, around, reducer.clone())));
             for (fill_name, fill) in [
@@ -67,13 +92,13 @@ pub(super) fn reducers() -> Vec<Case> {
             cases.push(Case::of(name("lookup"), looked_up));
         }
         let no_rows = one(DType::F32, 3, lengths(&[0, 0, 0]), reducer.clone());
-        cases.push(Case::of(format!("reducers/{reducer}/no-rows"), no_rows));
-        cases.push(Case::of(format!("reducers/{reducer}/no-segments"), one(DType::F32, 3, lengths(&[]), reducer.clone())));
+        cases.push(Case::of(format!("reducers/{}/no-rows", label(&reducer)), no_rows));
+        cases.push(Case::of(format!("reducers/{}/no-segments", label(&reducer)), one(DType::F32, 3, lengths(&[]), reducer.clone())));
         // Long enough to be cut for threads: between segments, and inside one.
         for (name, table) in [("one-long", vec![40_000]), ("long-and-short", vec![3, 20_000, 1, 16_385, 3_000])] {
             for dtype in [DType::F32, DType::F64] {
                 let hierarchy = one(dtype, 2, lengths(&table), reducer.clone());
-                cases.push(Case::of(format!("reducers/{reducer}/{dtype}/{name}"), hierarchy).values(Fill::Factors));
+                cases.push(Case::of(format!("reducers/{}/{dtype}/{name}", label(&reducer)), hierarchy).values(Fill::Factors));
             }
         }
         if !reducer.gives_positions() {
@@ -141,7 +166,7 @@ fn levels(reducer: Reducer, cases: &mut Vec<Case>) {
                     .level(scored(word, lower.clone(), dtype))
                     .level(scored(Level::new("sentence", lengths(&[7, 3])).reduce(upper.clone()), upper.clone(), dtype))
                     .level(Level::new("text", lengths(&[2])).reduce(Reducer::Mean));
-                cases.push(Case::of(format!("reducers/{reducer}/levels/{name}/{dtype}/kept-{keep}"), hierarchy));
+                cases.push(Case::of(format!("reducers/{}/levels/{name}/{dtype}/kept-{keep}", label(&reducer)), hierarchy));
             }
         }
     }
@@ -153,7 +178,7 @@ fn levels(reducer: Reducer, cases: &mut Vec<Case>) {
                 DType::F32,
             ))
             .level(Level::new("b", lengths(&[2, 3])).reduce(Reducer::Max));
-        cases.push(Case::of(format!("reducers/{reducer}/as-{to}"), hierarchy));
+        cases.push(Case::of(format!("reducers/{}/as-{to}", label(&reducer)), hierarchy));
     }
 }
 
@@ -162,7 +187,7 @@ fn weights(reducer: Reducer, cases: &mut Vec<Case>) {
         for of_weights in FLOATS.into_iter().filter(|weights| weights.widens_to(dtype.accumulator())) {
             let hierarchy = Hierarchy::new(Leaves::values("x", dtype, 6))
                 .level(Level::new("y", lengths(&[2, 3, 35, 100, 0, 2])).reduce(reducer.clone()).weights("w", of_weights).on_empty(EMPTY));
-            let name = |what: &str| format!("reducers/{reducer}/weights/{dtype}-by-{of_weights}/{what}");
+            let name = |what: &str| format!("reducers/{}/weights/{dtype}-by-{of_weights}/{what}", label(&reducer));
             cases.push(Case::of(name("plain"), hierarchy.clone()));
             cases.push(Case::of(name("some-zero"), hierarchy.clone()).fill("w", Fill::SomeZero));
             cases.push(Case::of(name("equal"), hierarchy.clone()).fill("w", Fill::Constant(0.1)));
@@ -174,7 +199,7 @@ fn weights(reducer: Reducer, cases: &mut Vec<Case>) {
     }
     let long = Hierarchy::new(Leaves::values("x", DType::F32, 2))
         .level(Level::new("y", lengths(&[30_000, 5, 9_995])).reduce(reducer.clone()).weights("w", DType::F32));
-    cases.push(Case::of(format!("reducers/{reducer}/weights/long"), long).values(Fill::Factors).fill("w", Fill::Positive));
+    cases.push(Case::of(format!("reducers/{}/weights/long", label(&reducer)), long).values(Fill::Factors).fill("w", Fill::Positive));
 }
 
 /// Every reducer in one read, weighted or not.
@@ -183,14 +208,14 @@ fn siblings(dtype: DType) -> Case {
         let x = graph.input("x", dtype, 147, 4)?;
         let w = graph.weights("w", dtype, 147)?;
         let word = graph.table("word", &lengths(&[3, 40, 1, 65, 2, 36]))?;
-        for reducer in Reducer::ALL {
+        for reducer in Reducer::ALL.into_iter().chain(custom()) {
             if !reducer.needs_weights() {
                 let folded = graph.fold(x, word, Reduce::new(reducer.clone()))?;
-                graph.output(&reducer.to_string(), folded)?;
+                graph.output(&label(&reducer), folded)?;
             }
             if reducer.takes_weights() {
                 let folded = graph.fold(x, word, Reduce::new(reducer.clone()).weights(w))?;
-                graph.output(&format!("weighted-{reducer}"), folded)?;
+                graph.output(&format!("weighted-{}", label(&reducer)), folded)?;
             }
         }
         Ok(())

@@ -1,0 +1,45 @@
+//! Reducers of the user's own in specs.
+
+use super::{Place, Reader};
+use crate::reducer::{ComponentText, CustomReducer, Reducer};
+use crate::spec::node::Node;
+use std::sync::Arc;
+
+impl Reader {
+    /// A word, or `{"custom": …}`.
+    pub(super) fn reducer(&mut self, node: &Node, place: &Place) -> Option<Reducer> {
+        let Node::Object(_) = node else { return self.word(node, place) };
+        let fields = self.object(node, place.clone(), &["custom"])?;
+        let custom = self.required(&fields, "custom")?;
+        let fields = self.object(custom, fields.at("custom"), &["name", "state", "finish"])?;
+        let name = self.name(&fields);
+        let finish = self.required(&fields, "finish").and_then(|node| self.text(node, &fields.at("finish")));
+        let state = fields.at("state");
+        let items = self.required(&fields, "state").and_then(|node| self.list(node, &state))?;
+        let mut components = Vec::with_capacity(items.len());
+        for (index, item) in items.iter().enumerate() {
+            let fields = self.object(item, state.item(index), &["name", "lift", "combine", "identity"])?;
+            let name = self.name(&fields);
+            let lift = self.required(&fields, "lift").and_then(|node| self.text(node, &fields.at("lift")));
+            let combine = self.required(&fields, "combine").and_then(|node| self.text(node, &fields.at("combine")));
+            let identity = self.optional(&fields, "identity", |reader, node, place| match node {
+                // A whole number in JSON is the same number as a float, up to 2^53, and the nearest one above.
+                Node::Integer(value) => Some(*value as f64),
+                Node::Number(value) => Some(*value),
+                Node::Text(word) if word == "inf" => Some(f64::INFINITY),
+                Node::Text(word) if word == "-inf" => Some(f64::NEG_INFINITY),
+                other => reader.wrong_type(other, "a number, \"inf\" or \"-inf\"", &place),
+            });
+            components.push((name?, lift?, combine?, identity?));
+        }
+        let texts: Vec<ComponentText<'_>> =
+            components.iter().map(|(name, lift, combine, identity)| ComponentText { name, lift, combine, identity: *identity }).collect();
+        match CustomReducer::new(&name?, &texts, &finish?) {
+            Ok(custom) => Some(Reducer::Custom(Arc::new(custom))),
+            Err(error) => {
+                self.keep(error, place);
+                None
+            }
+        }
+    }
+}
