@@ -48,6 +48,33 @@ fn kernels_are_compiled_once_and_a_damaged_entry_again() {
 }
 
 #[test]
+fn an_entry_that_the_driver_refuses_is_compiled_again() {
+    let Some(fake) = Fake::take() else { return };
+    let folder = tempfile::tempdir().expect("a folder");
+    let open = || fake.builder().cache(folder.path().to_path_buf()).build().expect("the fake device");
+    let (_, all) = run(&open());
+    // Each load in its turn, until none is refused: what one load brings is compiled again, and nothing else.
+    let mut again = 0;
+    for refused in 1..20 {
+        fake.set("module", refused);
+        let (cached, found) = run(&open());
+        assert_eq!(found, all, "load {refused}");
+        again += all - cached;
+        if cached == all {
+            break;
+        }
+    }
+    fake.set("module", 0);
+    assert_eq!((again, run(&open())), (all, (all, all)));
+    // What was compiled just now and is refused all the same is an error, and no reason to try for ever.
+    let nowhere = fake.builder().build().expect("the fake device");
+    fake.set("module", 1);
+    let error = Engine::new(nowhere.clone()).prepare(&hierarchy()).err().expect("it is refused");
+    assert!(error.message().contains("loading kernels"), "{error}");
+    assert!(run(&nowhere).1 > 0, "and goes, once the driver takes it");
+}
+
+#[test]
 fn a_folder_that_cannot_be_written_costs_compilations_and_nothing_else() {
     let Some(fake) = Fake::take() else { return };
     let folder = tempfile::tempdir().expect("a folder");

@@ -4,7 +4,7 @@ use super::{Fake, data, fold, hierarchy, wanted};
 use levelfold::backend::Backend;
 use levelfold::encoder::{Activation, RowOp};
 use levelfold::graph::GraphBuilder;
-use levelfold::{DType, Engine, ErrorCode};
+use levelfold::{Bindings, DType, Engine, ErrorCode, Hierarchy, Leaves, Level, Reducer, Segments, TensorView, TensorViewMut};
 use std::sync::Arc;
 
 /// Lets the n-th event of a kind fail, for n = 1, 2, … until nothing fails any more, while a plan is compiled and run three times (launched, recorded,
@@ -125,4 +125,19 @@ fn plans_for_others_and_encoders_are_refused() {
     let error = Engine::new(fake.backend()).prepare_graph(b.finish().expect("a graph")).err().expect("no encoders");
     assert_eq!(error.code(), ErrorCode::Unsupported);
     assert!(error.to_string().contains("have no kernels on the CUDA backend"), "{error}");
+}
+
+#[test]
+fn more_features_than_a_launch_takes_are_refused() {
+    let Some(fake) = Fake::take() else { return };
+    let features = 1u64 << 32;
+    let none = Segments::from_lengths::<u64>(&[]).expect("no segments");
+    let hierarchy = Hierarchy::new(Leaves::values("x", DType::F32, features)).level(Level::new("y", none).reduce(Reducer::Sum));
+    let prepared = Engine::new(fake.backend()).prepare(&hierarchy).expect("a plan");
+    let shape = [0, usize::try_from(features).expect("64 bits")];
+    let x = TensorView::from_slice::<f32>(&[], shape).expect("a view");
+    let y = TensorViewMut::from_slice::<f32>(&mut [], shape).expect("a view");
+    let error = prepared.run(Bindings::new().input("x", x).output("y", y)).expect_err("refused");
+    assert_eq!(error.code(), ErrorCode::Unsupported, "{error}");
+    assert!(error.message().contains("4294967296 features are more than one launch takes"), "{error}");
 }
