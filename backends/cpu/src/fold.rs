@@ -108,6 +108,8 @@ pub(crate) struct ReductionRun {
 const WINDOW_BYTES: usize = 256 << 10;
 /// The most rows that are turned at once.
 const WINDOW_ROWS: usize = 1024;
+/// And of those that are not turned far down.
+const NARROW_WINDOW_ROWS: usize = 64;
 /// A cache line has no more rows of a column.
 pub(crate) const LINE_ROWS: usize = 32;
 /// The most rows of a batch.
@@ -229,8 +231,13 @@ impl FoldStep {
             if index == 0 {
                 let table = plan.table(stage.table);
                 let all = narrow(table.rows.max(table.total_rows))?.max(1).div_ceil(BLOCK_ROWS).saturating_mul(BLOCK_ROWS);
-                window_rows =
-                    (WINDOW_BYTES / (features * raw_size).max(1) / BLOCK_ROWS * BLOCK_ROWS).clamp(BLOCK_ROWS, WINDOW_ROWS).min(all);
+                // Far down only where rows may have been bound with any strides: looked-up ones are turned one by one, and an arena's are dense.
+                let is_bound = match fold.load {
+                    Load::View { values } => matches!(plan.buffer_of(values).place, Place::Input | Place::Param),
+                    Load::Gather { .. } | Load::Histogram { .. } => false,
+                };
+                let most = if is_bound { WINDOW_ROWS } else { NARROW_WINDOW_ROWS };
+                window_rows = (WINDOW_BYTES / (features * raw_size).max(1) / BLOCK_ROWS * BLOCK_ROWS).clamp(BLOCK_ROWS, most).min(all);
             }
             // A window begins where a cache line does.
             let tile_rows = if index == 0 { window_rows + LINE_ROWS } else { batch_rows };
