@@ -123,7 +123,9 @@ impl CustomReducer {
             return wrong(format!("`{name}` is {} characters long", made.text.len()), &format!("{LONGEST_TEXT} are the most"));
         }
         // Every backend can hold what it computes in so many registers.
-        for (what, program) in [("lift and combine", made.push()), ("combine", made.combining()), ("finish", made.finishing())] {
+        let programs =
+            [("lift", made.lifting()), ("lift and combine", made.push()), ("combine", made.combining()), ("finish", made.finishing())];
+        for (what, program) in programs {
             let count = program.registers();
             if count > super::REGISTERS {
                 return wrong(

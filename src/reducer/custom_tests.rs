@@ -95,6 +95,10 @@ fn every_mistake_says_where_and_what_to_do() {
     ");
     // Equal parts are computed once; different ones have to fit the registers.
     assert!(lift(&vec!["exp(x)"; 80].join(" * ")).is_err_and(|error| error.contains("intermediate results")));
+    // A lift runs by itself on the first row of a block, also where `combine` leaves the newer state out.
+    let terms: Vec<String> = (0..60).map(|index| format!("x * {index}.5")).collect();
+    let first = format!("custom(t: s from {} by a.s; s)", terms.join(" + "));
+    assert!(first.parse::<Reducer>().is_err_and(|error| error.to_string().contains("lift of `t` takes 181 intermediate results")));
     let long = (0..40).map(|index| format!("exp(x + {index})")).collect::<Vec<_>>().join(" + ");
     assert!(told(&long).contains("64 are the most"), "{}", told(&long));
 }
