@@ -197,9 +197,9 @@ unsafe fn accumulate<T: Value, M: Monoid>(monoid: M, block: &Block) {
                     (load(from, lanes), if weights.is_null() { T::Acc::of_f64(1.0) } else { weights.add(row).read() })
                 };
                 let index = T::Acc::of_f64(row as f64);
-                each(&mut planes, |lane, state| monoid.push(pass, state, Row { x: x[lane], w, index }));
+                each::<_, M>(&mut planes, |lane, state| monoid.push(pass, state, Row { x: x[lane], w, index }));
             }
-            each(&mut planes, |_, state| monoid.close(pass, state));
+            each::<_, M>(&mut planes, |_, state| monoid.close(pass, state));
         }
         for (plane, values) in planes.iter().enumerate().take(M::BLOCK) {
             // SAFETY: accumulators have all planes and columns.
@@ -228,12 +228,18 @@ pub(crate) unsafe fn load<T: Value>(from: *const T, lanes: usize) -> [T::Acc; LA
     x
 }
 
-/// Changes the state of every lane.
+/// Changes the state of every lane. Planes that the monoid does not have are neither read nor written.
 #[inline(always)]
-fn each<A: Accumulator>(planes: &mut [[A; LANES]; MAX_STATE], change: impl Fn(usize, State<A>) -> State<A>) {
+fn each<A: Accumulator, M: Monoid>(planes: &mut [[A; LANES]; MAX_STATE], change: impl Fn(usize, State<A>) -> State<A>) {
     let [a, b, c, d] = planes;
     for lane in 0..LANES {
-        [a[lane], b[lane], c[lane], d[lane]] = change(lane, [a[lane], b[lane], c[lane], d[lane]]);
+        let of = |plane: usize, values: &[A; LANES]| if plane < M::BLOCK { values[lane] } else { A::default() };
+        let state = change(lane, [of(0, a), of(1, b), of(2, c), of(3, d)]);
+        for (plane, values) in [&mut *a, &mut *b, &mut *c, &mut *d].into_iter().enumerate() {
+            if plane < M::BLOCK {
+                values[lane] = state[plane];
+            }
+        }
     }
 }
 
