@@ -44,7 +44,10 @@ pub trait Monoid: Copy + Send + Sync + 'static {
     const PASSES: usize = 1;
 
     /// A block before its first row.
-    fn start<A: Elementary>(self) -> State<A>;
+    #[inline(always)]
+    fn start<A: Elementary>(self) -> State<A> {
+        [zero(); MAX_STATE]
+    }
     /// One more row of a pass.
     fn push<A: Elementary>(self, pass: usize, state: State<A>, row: Row<A>) -> State<A>;
     /// The end of a pass.
@@ -133,11 +136,6 @@ impl Monoid for Moments {
     /// Σw, the mean, Σw(x − mean)².
     const TREE: usize = 3;
     const PASSES: usize = 2;
-
-    #[inline(always)]
-    fn start<A: Elementary>(self) -> State<A> {
-        [zero(); MAX_STATE]
-    }
 
     #[inline(always)]
     fn push<A: Elementary>(self, pass: usize, [weight, shift, sum, squares]: State<A>, Row { x, w, .. }: Row<A>) -> State<A> {
@@ -233,11 +231,6 @@ impl Monoid for End {
     const TREE: usize = 1;
 
     #[inline(always)]
-    fn start<A: Elementary>(self) -> State<A> {
-        [zero(); MAX_STATE]
-    }
-
-    #[inline(always)]
     fn push<A: Elementary>(self, _pass: usize, mut state: State<A>, Row { x, index, .. }: Row<A>) -> State<A> {
         state[0] = pick(self.last || index == zero(), x, state[0]);
         state
@@ -267,11 +260,6 @@ impl Monoid for Number {
     const BLOCK: usize = 0;
     const TREE: usize = 0;
     const PASSES: usize = 0;
-
-    #[inline(always)]
-    fn start<A: Elementary>(self) -> State<A> {
-        [zero(); MAX_STATE]
-    }
 
     #[inline(always)]
     fn push<A: Elementary>(self, _pass: usize, state: State<A>, _row: Row<A>) -> State<A> {
