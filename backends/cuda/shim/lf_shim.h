@@ -118,7 +118,7 @@ inline unsigned atomicMax(unsigned* at, unsigned by) {
   return before;
 }
 
-// cp.async and its groups: see `bring` in fold.cu.
+// cp.async and its groups: see `bring` in kernels/fold/loads.cu.
 template <int BYTES> inline void bring(void* to, const void* from) {
   unsigned char bytes[BYTES];
   __builtin_memcpy(bytes, from, BYTES);

@@ -1,4 +1,4 @@
-//! What kernels are handed: one structure an entry, by value. `kernels/*.cu` have the same structures, field by field.
+//! What kernels are handed: one structure an entry, by value. `kernels` has the same structures, field by field.
 //!
 //! Offsets and sizes are held three times: constants below fail the build, the kernels' `static_assert`s fail their compilation (the sizes
 //! come as `-D` options), and `lf_layout` reports the kernels' offsets to a test. Addresses are device addresses; strides are bytes, and

@@ -1,4 +1,4 @@
-//! Which kernel: plain data that says how `kernels/fold.cu` is specialised, and how it is launched.
+//! Which kernel: plain data that says how `kernels/fold` is specialised, and how it is launched.
 //!
 //! This page and [`args`](crate::args) are the one description of the interface between the host and the kernels.
 //!
@@ -192,7 +192,15 @@ impl KernelSpec {
     /// The CUDA C++ source: no includes, the same for all folds.
     pub fn source(&self) -> &'static str {
         match self {
-            KernelSpec::Fold(_) => concat!(include_str!("../kernels/common.cu"), include_str!("../kernels/fold.cu")),
+            KernelSpec::Fold(_) => concat!(
+                include_str!("../kernels/common.cu"),
+                include_str!("../kernels/fold/shape.cu"),
+                include_str!("../kernels/fold/pairs.cu"),
+                include_str!("../kernels/fold/results.cu"),
+                include_str!("../kernels/fold/stages.cu"),
+                include_str!("../kernels/fold/loads.cu"),
+                include_str!("../kernels/fold/walk.cu"),
+            ),
             KernelSpec::Moves => concat!(include_str!("../kernels/common.cu"), include_str!("../kernels/moves.cu")),
         }
     }
@@ -249,7 +257,7 @@ impl FoldSpec {
         self.bytes() / low(self.values.size_u64()).max(1)
     }
 
-    /// Dynamic shared memory of a block; `kernels/fold.cu` lays it out.
+    /// Dynamic shared memory of a block; `kernels/fold` lays it out.
     pub fn shared_bytes(&self) -> u32 {
         match self.access {
             Access::Lanes { bytes } => lane_rows(bytes) * bytes * FOLD_THREADS,

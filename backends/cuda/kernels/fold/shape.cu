@@ -1,0 +1,80 @@
+// Folds rows into segments, stage after stage, each row read once. Specialised by LF_VALUE, LF_SOURCE, LF_TILE, LF_BYTES, LF_INDEX, LF_STAGES and
+// LF_STAGE_LIST: see src/spec.rs, which also says how work is cut into runs.
+//
+// The parts of this folder are one source, in this order: shape (what is folded), pairs (blocks, paired), results (rows on their way out), stages
+// (the fold), loads (rows on their way in), walk (the kernel).
+//
+// Load x walk x fold. A group of `lanes` threads takes one run and one slab of columns; a thread owns LF_BYTES of each row. Rows arrive in a ring
+// in shared memory, several batches ahead: no registers are held for what is in flight. Then the walk takes what has arrived, row by row, to the
+// end of the block of 32 rows, and hands what ends on to the stage above. Threads of a group never exchange numbers, so nothing depends on how
+// groups lie in warps; only tiles are brought by a warp together.
+
+#if LF_INDEX == 64
+typedef u64 Index;
+#else
+typedef u32 Index;
+#endif
+
+constexpr int BLOCK_ROWS = 32;
+constexpr int THREADS = 128;
+enum : int { ROWS, GATHER, PACKED };
+
+struct ReductionSpec {
+  int reducer, weighted, dtype;
+};
+
+struct StageSpec {
+  int feed, depth, count;
+  ReductionSpec reductions[MOST_REDUCTIONS];
+};
+
+constexpr StageSpec STAGES[LF_STAGES] = {LF_STAGE_LIST};
+
+constexpr int first_reduction(int stage) {
+  int first = 0;
+  for (int below = 0; below < stage; ++below) first += STAGES[below].count;
+  return first;
+}
+
+constexpr int TOP = LF_STAGES - 1;
+typedef Type<LF_VALUE>::Raw Raw;
+constexpr int VECTOR = LF_BYTES / (int)sizeof(Raw);
+
+// Rows of a batch, and how many batches the ring holds. src/spec.rs counts the bytes.
+constexpr int BATCH = LF_TILE ? (sizeof(Raw) == 8 ? 16 : 32) : LF_BYTES == 16 ? 4 : 8;
+constexpr int BATCHES = LF_TILE ? 2 : LF_BYTES == 2 ? 1 : 4;
+#if LF_TILE
+constexpr int TILE_PITCH = 33;
+#endif
+
+static_assert(sizeof(FoldArgs) == LF_FOLD_BYTES, "the host has other arguments");
+
+LF_DEVICE const Index* offsets(const FoldArgs& args, int stage) { return (const Index*)args.stages[stage].offsets; }
+LF_DEVICE const Index* shifts(const FoldArgs& args) { return (const Index*)args.shifts; }
+
+// --------------------------------------------------------------------------------------------------------------- lists
+
+template <int N> struct Number {
+  static constexpr int value = N;
+};
+
+// f(Number<0>) to f(Number<COUNT - 1>).
+template <int COUNT, int N = 0, class F> LF_DEVICE void each(F f) {
+  if constexpr (N < COUNT) {
+    f(Number<N>{});
+    each<COUNT, N + 1>(f);
+  }
+}
+
+// The type that a stage folds.
+constexpr int input_type(int stage) { return stage == 0 ? LF_VALUE : STAGES[stage - 1].reductions[STAGES[stage].feed].dtype; }
+
+constexpr bool weighted_mean(int stage, int reduction) {
+  return STAGES[stage].reductions[reduction].reducer == MEAN && STAGES[stage].reductions[reduction].weighted;
+}
+
+// What a thread knows of itself.
+struct Self {
+  u32 column;  // its first
+  bool on;     // whether it has any
+};
