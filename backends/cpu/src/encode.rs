@@ -12,6 +12,7 @@ mod params;
 mod rows;
 
 pub(crate) use matmul::Fused;
+pub(crate) use params::Piece;
 
 use crate::memory::{Memory, narrow};
 use crate::{Isa, fold};
@@ -114,7 +115,7 @@ impl EncodeStep {
         let kernels = select(dtype)?;
         let (rows, features) = shape(encode.write)?;
         let stride = features.checked_next_multiple_of(16).ok_or_else(too_large)?;
-        let mut params = Params::default();
+        let mut params = Params::new(isa);
         let mut input_stride = stride;
         let mut extra_rows = 0;
         let mut attention = attend::Shape::default();

@@ -2,7 +2,7 @@
 
 use crate::arena::Arena;
 use crate::cuts::{self, Cuts};
-use crate::encode::EncodeStep;
+use crate::encode::{EncodeStep, Piece};
 use crate::float_mode::FloatMode;
 use crate::fold::{FoldStep, Walker};
 use crate::helpers::Helpers;
@@ -25,6 +25,8 @@ const TASK_SHARE: u64 = 8;
 const MEDIUM_BYTES: u64 = 64 << 20;
 /// Tasks a thread, so that the slowest of them does not hold up the others for long.
 const TASKS_A_THREAD: u64 = 12;
+/// Fewer bytes of parameters are laid out by the calling thread alone.
+const PACKED_BYTES: usize = 256 << 10;
 
 pub(crate) struct CpuExecutable {
     shared: Arc<Shared>,
@@ -209,6 +211,15 @@ impl CpuExecutable {
         Ok(())
     }
 
+    /// Widens and lays out the parameters of a step: once a run, before any of its tasks.
+    fn prepare_params(&self, encode: &EncodeStep, params: Partials, workers: &Workers<'_>) {
+        // SAFETY: bindings were checked against the plan; the memory is this step's, pieces do not overlap, and no task runs yet.
+        let prepare = |piece: &Piece| unsafe { encode.params.prepare(piece, &self.memory, params.start().cast()) };
+        let caller = Workers::Caller(0);
+        let workers = if encode.params.bytes < PACKED_BYTES { &caller } else { workers };
+        each(workers, &encode.params.pieces, |piece, _| prepare(piece));
+    }
+
     fn run_step(&mut self, index: usize) -> (u64, u64) {
         let plan = Arc::clone(&self.plan);
         let step = &plan.steps[index];
@@ -222,11 +233,7 @@ impl CpuExecutable {
             }
             StepRun::Encode(encode, start) => {
                 let params = Partials(self.params.as_ref().map_or(std::ptr::null_mut(), Arena::start).wrapping_add(*start).cast());
-                {
-                    let _mode = FloatMode::set();
-                    // SAFETY: bindings were checked against the plan; the memory is this step's, and nobody runs yet.
-                    unsafe { encode.params.prepare(&self.memory, params.start().cast()) };
-                }
+                self.prepare_params(encode, params, &workers);
                 each(&workers, &encode.tasks, |task, thread| {
                     let scratch = self.scratch.for_task(thread);
                     // SAFETY: as above; each task has rows and scratch of its own.
