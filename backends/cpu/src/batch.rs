@@ -62,9 +62,13 @@ impl<'a> Walker<'a> {
             None if k == 0 => self.find(),
             None => Found::Pointed,
         };
+        let staged = self.stages_rows(k, slots);
+        let most_segments = if staged { stage.staged_rows as u64 } else { u64::MAX };
         // SAFETY: the caller's promise.
         unsafe {
-            let staged = self.stages_rows(k, slots);
+            if k == 0 && self.folds_panels() {
+                return self.fold_panels(first..last.min(first.saturating_add(most_segments)), slots);
+            }
             if let (Found::InPlace(source), [_], false) = (&found, stage.reductions.as_slice(), staged) {
                 return self.run_all(k, first..last, slots, *source);
             }
@@ -74,7 +78,6 @@ impl<'a> Walker<'a> {
                 Found::Worked => turned.min(ELEMENT_ROWS),
                 Found::InPlace(_) | Found::Pointed => stage.batch_rows,
             };
-            let most_segments = if staged { stage.staged_rows as u64 } else { u64::MAX };
             let (last, rows) = self.batch_end(k, first..last.min(first.saturating_add(most_segments)), most_rows as u64);
             if last == first {
                 return first;
@@ -244,10 +247,12 @@ impl<'a> Walker<'a> {
         let step = self.step;
         let stage = &step.stages[k];
         let (mut next, mut rows) = (segments.end, 0);
+        let offsets = self.tables.get(stage.table).offsets();
+        let is_narrow = offsets.is_some() && stage.reductions.iter().all(|reduction| self.narrow_run(reduction, source).is_some());
         let slots_of = |index: usize| if stage.feeds == Some(index) { slots } else { std::ptr::null_mut() };
         // SAFETY: the source has the rows of these segments, and outputs theirs.
         unsafe {
-            if stage.reductions.len() > 1 && stage.reductions.iter().all(|reduction| reduction.states.is_none()) {
+            if !is_narrow && stage.reductions.len() > 1 && stage.reductions.iter().all(|reduction| reduction.states.is_none()) {
                 for (group, reductions) in stage.reductions.chunks(GROUP).enumerate() {
                     let mut runs: [Option<(Run<'a>, Dense)>; GROUP] = std::array::from_fn(|index| {
                         self.run_of(k, reductions.get(index)?, segments.start, slots_of(group * GROUP + index), source)
@@ -264,9 +269,12 @@ impl<'a> Walker<'a> {
                     let slots = slots_of(index);
                     let Some((run, out)) = self.run_of(k, reduction, segments.start, slots, source) else { continue };
                     rows = 0;
-                    next = match &reduction.states {
-                        None => (reduction.kernels.fold_run)(&run, segments.start, segments.end, &mut rows),
-                        Some(_) => self.run_states(k, index, &run, segments.clone(), &mut rows),
+                    next = match (&reduction.states, self.narrow_run(reduction, source), offsets) {
+                        (None, Some(narrow), Some(offsets)) => {
+                            self.run_narrow(narrow, reduction, &run, offsets, segments.clone(), &mut rows)
+                        }
+                        (None, _, _) => (reduction.kernels.fold_run)(&run, segments.start, segments.end, &mut rows),
+                        (Some(_), _, _) => self.run_states(k, index, &run, segments.clone(), &mut rows),
                     };
                     self.delivered(reduction, segments.start..next, &run, out, slots);
                 }
@@ -278,7 +286,14 @@ impl<'a> Walker<'a> {
     }
 
     /// One reduction over a batch that begins with a segment, and where its results are written first.
-    fn run_of(&self, k: usize, reduction: &ReductionRun, first: u64, slots: *mut u8, source: Source) -> Option<(Run<'a>, Dense)> {
+    pub(crate) fn run_of(
+        &self,
+        k: usize,
+        reduction: &ReductionRun,
+        first: u64,
+        slots: *mut u8,
+        source: Source,
+    ) -> Option<(Run<'a>, Dense)> {
         let step = self.step;
         let out = self.out(reduction, first, slots)?;
         let row_zero = |rows: Dense| rows.start.wrapping_offset((first as isize).wrapping_mul(rows.stride).wrapping_neg());
@@ -332,7 +347,7 @@ impl<'a> Walker<'a> {
     }
 
     /// As [`deliver`](Self::deliver), after a run that may have written past the cache.
-    unsafe fn delivered(&mut self, reduction: &ReductionRun, segments: Range<u64>, run: &Run<'_>, from: Dense, slots: *mut u8) {
+    pub(crate) unsafe fn delivered(&mut self, reduction: &ReductionRun, segments: Range<u64>, run: &Run<'_>, from: Dense, slots: *mut u8) {
         self.streamed |= run.streams;
         if run.also.is_null() {
             // SAFETY: the caller's promise.

@@ -6,9 +6,11 @@
 use crate::batch::Dense;
 use crate::cuts::{Cuts, Split, Task};
 use crate::elements::Elements;
+use crate::folded::{FoldedWindow, PanelRun};
 use crate::histogram::Histogram;
 use crate::kernels::{self, Isa, Kernels};
 use crate::memory::{Memory, narrow};
+use crate::narrow::Narrow;
 use crate::select::Select;
 use crate::states::{self, States};
 use crate::stream;
@@ -32,6 +34,8 @@ pub(crate) struct FoldStep {
     /// What leaf rows are turned with, and how many at once.
     pub(crate) isa: Isa,
     pub(crate) window_rows: usize,
+    /// What folds rows that lie column by column.
+    pub(crate) panels: Option<PanelRun>,
     /// What counts ids first, where the fold does.
     pub(crate) histogram: Option<Histogram>,
     /// Bytes that a leaf row costs to read.
@@ -79,6 +83,10 @@ pub(crate) struct ReductionRun {
     pub(crate) reducer: Reducer,
     pub(crate) weights: Option<ViewId>,
     pub(crate) write: Option<ViewId>,
+    /// What takes many narrow rows at a time.
+    pub(crate) narrow: Option<Narrow>,
+    /// Whether all that is written is too much for the cache.
+    pub(crate) is_large: bool,
     /// Whether what is written goes past the cache, where its rows are whole lines.
     pub(crate) streams: bool,
     /// Whether the next stage folds it.
@@ -146,6 +154,12 @@ impl FoldStep {
         let mut stages = Vec::with_capacity(fold.stages.len());
         let mut select = None;
         let mut window_rows = BLOCK_ROWS;
+        let mut tile_bytes = 0;
+        // Looked-up rows are turned one by one, and an arena's are dense.
+        let is_bound = match fold.load {
+            Load::View { values } => matches!(plan.buffer_of(values).place, Place::Input | Place::Param),
+            Load::Gather { .. } | Load::Histogram { .. } => false,
+        };
         let histogram = match fold.load {
             Load::View { .. } | Load::Gather { .. } => None,
             Load::Histogram { ids, table } => {
@@ -199,14 +213,19 @@ impl FoldStep {
                     segment_written += features as u64 * reduction.made().size_u64();
                 }
                 // What is still to be worked on is put together first.
-                let streams = reduction.ops.is_empty()
+                let is_large = reduction.ops.is_empty()
                     && reduction.write.is_some_and(|view| {
                         let buffer = plan.buffer_of(view);
                         matches!(buffer.place, Place::Output) && buffer.bytes() >= stream_bytes
                     });
                 reductions.push(ReductionRun {
                     kernels,
-                    streams: streams && kernels.in_registers && states.is_none(),
+                    narrow: match (&states, reduction.weights) {
+                        (None, None) => Narrow::compile(isa, input, &reduction.reducer, features, &mut scratch)?,
+                        (Some(_), _) | (_, Some(_)) => None,
+                    },
+                    is_large,
+                    streams: is_large && kernels.in_registers && states.is_none(),
                     feeds: feeds == Some(reductions.len()),
                     beside: stage.reductions.len() > 1,
                     reducer: reduction.reducer.clone(),
@@ -231,17 +250,16 @@ impl FoldStep {
             if index == 0 {
                 let table = plan.table(stage.table);
                 let all = narrow(table.rows.max(table.total_rows))?.max(1).div_ceil(BLOCK_ROWS).saturating_mul(BLOCK_ROWS);
-                // Far down only where rows may have been bound with any strides: looked-up ones are turned one by one, and an arena's are dense.
-                let is_bound = match fold.load {
-                    Load::View { values } => matches!(plan.buffer_of(values).place, Place::Input | Place::Param),
-                    Load::Gather { .. } | Load::Histogram { .. } => false,
-                };
+                // Far down only where rows may have been bound with any strides.
                 let most = if is_bound { WINDOW_ROWS } else { NARROW_WINDOW_ROWS };
                 window_rows = (WINDOW_BYTES / (features * raw_size).max(1) / BLOCK_ROWS * BLOCK_ROWS).clamp(BLOCK_ROWS, most).min(all);
             }
             // A window begins where a cache line does.
             let tile_rows = if index == 0 { window_rows + LINE_ROWS } else { batch_rows };
             let tile = scratch.take(features.checked_mul(tile_rows).ok_or_else(too_large)?, raw_size)?;
+            if index == 0 {
+                tile_bytes = scratch.bytes - tile;
+            }
             stages.push(StageRun {
                 table: stage.table,
                 reductions,
@@ -259,13 +277,14 @@ impl FoldStep {
                 input = stage.reductions[feeds].made();
             }
         }
-        Ok(FoldStep {
+        let mut step = FoldStep {
             load: fold.load,
             stages,
             features,
             select,
             isa,
             window_rows,
+            panels: None,
             histogram,
             row_read,
             once_read,
@@ -273,8 +292,13 @@ impl FoldStep {
             pointers,
             cuts: Cuts::default(),
             starts: Vec::new(),
-            scratch_bytes: scratch.bytes,
-        })
+            scratch_bytes: 0,
+        };
+        if is_bound && step.histogram.is_none() && step.select.is_none() {
+            step.panels = PanelRun::compile(&step, tile_bytes, &mut scratch)?;
+        }
+        step.scratch_bytes = scratch.bytes;
+        Ok(step)
     }
 
     /// The f64 values of one row of partials, over all reductions of the topmost stage.
@@ -337,13 +361,28 @@ pub(crate) struct Walker<'a> {
     pub(crate) written: u64,
     /// The leaf rows that the tile of stage 0 holds, where it holds any.
     pub(crate) window: (usize, usize),
+    /// The blocks of stage 0 that were folded as they were turned, and the row behind the last that its task has.
+    pub(crate) folded: FoldedWindow,
+    pub(crate) until: u64,
     /// Whether something was written past the cache.
     pub(crate) streamed: bool,
 }
 
 impl<'a> Walker<'a> {
     pub(crate) fn new(step: &'a FoldStep, memory: &'a [Memory], tables: &'a TableSet, scratch: *mut u8, partials: *mut f64) -> Self {
-        Walker { step, memory, tables, scratch, partials, read: 0, written: 0, window: (0, 0), streamed: false }
+        Walker {
+            step,
+            memory,
+            tables,
+            scratch,
+            partials,
+            read: 0,
+            written: 0,
+            window: (0, 0),
+            folded: FoldedWindow::default(),
+            until: 0,
+            streamed: false,
+        }
     }
 
     /// Runs one task.
@@ -353,6 +392,12 @@ impl<'a> Walker<'a> {
     /// segment or partial.
     pub(crate) unsafe fn run(&mut self, task: Task) {
         let top = self.step.stages.len() - 1;
+        self.until = match task {
+            Task::Segments { last, .. } => self.leaves_end(top + 1, last),
+            Task::Piece { segment, last_row, .. } => {
+                self.leaves_end(top, self.tables.get(self.step.stages[top].table).range(segment).start + last_row)
+            }
+        };
         // SAFETY: the caller's promise.
         unsafe {
             match task {
@@ -375,6 +420,12 @@ impl<'a> Walker<'a> {
             }
         }
         self.settle();
+    }
+
+    /// The end of the leaf rows below the first `rows` rows of a stage, where tables are partitions.
+    fn leaves_end(&self, k: usize, rows: u64) -> u64 {
+        let below = self.step.stages[..k].iter().rev();
+        below.fold(rows, |rows, stage| rows.checked_sub(1).map_or(0, |last| self.tables.get(stage.table).range(last).end))
     }
 
     /// Orders what was written past the cache before whatever tells others that it is there.
@@ -482,11 +533,24 @@ impl<'a> Walker<'a> {
         }
         let mut block = BlockRows::uninit();
         let origin = self.tables.get(stage.table).range(segment).start;
-        let mut start = range.start;
+        let by_panels = k == 0 && self.folds_panels();
+        // SAFETY: the caller's promise; the trees are empty.
+        let mut start = unsafe { self.fold_groups(k, range.clone()) };
         while start < range.end {
             let end = range.end.min(start + BLOCK_ROWS_U64);
             // SAFETY: the caller's promise.
             unsafe {
+                if by_panels {
+                    let bytes = self.step.features * stage.input.accumulator().size();
+                    for index in 0..stage.reductions.len() {
+                        let acc = self.scratch.add(stage.reductions[index].acc);
+                        std::ptr::copy_nonoverlapping(self.folded_block(segment, start..end), acc, bytes);
+                        self.push_tree(k, index, start - origin);
+                    }
+                    self.read += (end - start) * self.step.row_read;
+                    start = end;
+                    continue;
+                }
                 let rows = self.block_rows(k, segment, start..end, &mut block);
                 for index in 0..stage.reductions.len() {
                     self.accumulate(k, index, start as usize, rows);

@@ -5,6 +5,8 @@
 //! instruction set; none fuses a multiplication with an addition, so all of them give the same bits.
 
 mod body;
+pub(crate) mod items;
+pub(crate) mod panels;
 
 use crate::memory::Memory;
 use crate::vector::{Cell, VectorOp};

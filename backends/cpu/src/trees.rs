@@ -96,6 +96,27 @@ impl Walker<'_> {
         }
     }
 
+    /// Pushes the value of 2^`level` blocks at once, where as many or a multiple of it were pushed before: reducers without a state, and no weights.
+    pub(crate) unsafe fn push_group(&self, k: usize, index: usize, level: u32, value: *const f64) {
+        let stage = &self.step.stages[k];
+        let reduction = &stage.reductions[index];
+        // SAFETY: as for `push_tree`.
+        unsafe {
+            let blocks = self.scratch.add(reduction.sizes).cast::<u64>();
+            let tree = self.scratch.add(reduction.tree).cast::<f64>();
+            let pushed = blocks.read();
+            debug_assert!(pushed.trailing_zeros() >= level, "a group begins at a multiple of its blocks");
+            let mut entries = pushed.count_ones() as usize;
+            debug_assert!(entries < stage.depth, "the counter outgrew its tree");
+            std::ptr::copy_nonoverlapping(value, tree.add(entries * reduction.width), self.step.features);
+            for _ in 0..(pushed >> level).trailing_ones() {
+                self.combine(k, index, tree.add((entries - 1) * reduction.width), tree.add(entries * reduction.width));
+                entries -= 1;
+            }
+            blocks.write(pushed + (1 << level));
+        }
+    }
+
     /// The value of a tree: what is left is combined from the newest to the oldest.
     pub(crate) unsafe fn fold_tree(&self, k: usize, index: usize) -> *const f64 {
         let reduction = &self.step.stages[k].reductions[index];

@@ -112,6 +112,7 @@ impl Turn {
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use super::Turn;
+    use crate::vector::squares::{square4, square8, square16, wide_square8};
     use std::arch::x86_64::*;
     use std::array::from_fn;
 
@@ -135,101 +136,6 @@ mod x86 {
                 $column += $columns;
             }
         }};
-    }
-
-    /// A square of 16, on its side.
-    #[inline(always)]
-    unsafe fn square16(r: [__m512; 16]) -> [__m512; 16] {
-        // SAFETY: the caller is compiled for AVX-512.
-        unsafe {
-            // Squares of 4 inside the quarters of vectors, and then quarters.
-            let mut t = r;
-            for k in (0..16).step_by(4) {
-                let low = [_mm512_castps_pd(_mm512_unpacklo_ps(r[k], r[k + 1])), _mm512_castps_pd(_mm512_unpacklo_ps(r[k + 2], r[k + 3]))];
-                let high = [_mm512_castps_pd(_mm512_unpackhi_ps(r[k], r[k + 1])), _mm512_castps_pd(_mm512_unpackhi_ps(r[k + 2], r[k + 3]))];
-                t[k] = _mm512_castpd_ps(_mm512_unpacklo_pd(low[0], low[1]));
-                t[k + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(low[0], low[1]));
-                t[k + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(high[0], high[1]));
-                t[k + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(high[0], high[1]));
-            }
-            let mut out = r;
-            for j in 0..4 {
-                let x = _mm512_shuffle_f32x4::<0x44>(t[j], t[4 + j]);
-                let y = _mm512_shuffle_f32x4::<0x44>(t[8 + j], t[12 + j]);
-                let z = _mm512_shuffle_f32x4::<0xee>(t[j], t[4 + j]);
-                let w = _mm512_shuffle_f32x4::<0xee>(t[8 + j], t[12 + j]);
-                out[j] = _mm512_shuffle_f32x4::<0x88>(x, y);
-                out[4 + j] = _mm512_shuffle_f32x4::<0xdd>(x, y);
-                out[8 + j] = _mm512_shuffle_f32x4::<0x88>(z, w);
-                out[12 + j] = _mm512_shuffle_f32x4::<0xdd>(z, w);
-            }
-            out
-        }
-    }
-
-    /// A square of 8 of double width.
-    #[inline(always)]
-    unsafe fn wide_square8(r: [__m512d; 8]) -> [__m512d; 8] {
-        // SAFETY: the caller is compiled for AVX-512.
-        unsafe {
-            let mut out = r;
-            for j in 0..2 {
-                let t: [__m512d; 4] =
-                    from_fn(
-                        |k| {
-                            if j == 0 { _mm512_unpacklo_pd(r[2 * k], r[2 * k + 1]) } else { _mm512_unpackhi_pd(r[2 * k], r[2 * k + 1]) }
-                        },
-                    );
-                let x = _mm512_shuffle_f64x2::<0x44>(t[0], t[1]);
-                let y = _mm512_shuffle_f64x2::<0x44>(t[2], t[3]);
-                let z = _mm512_shuffle_f64x2::<0xee>(t[0], t[1]);
-                let w = _mm512_shuffle_f64x2::<0xee>(t[2], t[3]);
-                out[j] = _mm512_shuffle_f64x2::<0x88>(x, y);
-                out[2 + j] = _mm512_shuffle_f64x2::<0xdd>(x, y);
-                out[4 + j] = _mm512_shuffle_f64x2::<0x88>(z, w);
-                out[6 + j] = _mm512_shuffle_f64x2::<0xdd>(z, w);
-            }
-            out
-        }
-    }
-
-    /// A square of 8.
-    #[inline(always)]
-    unsafe fn square8(r: [__m256; 8]) -> [__m256; 8] {
-        // SAFETY: the caller is compiled for AVX2.
-        unsafe {
-            let mut t = r;
-            for k in (0..8).step_by(4) {
-                let low = [_mm256_castps_pd(_mm256_unpacklo_ps(r[k], r[k + 1])), _mm256_castps_pd(_mm256_unpacklo_ps(r[k + 2], r[k + 3]))];
-                let high = [_mm256_castps_pd(_mm256_unpackhi_ps(r[k], r[k + 1])), _mm256_castps_pd(_mm256_unpackhi_ps(r[k + 2], r[k + 3]))];
-                t[k] = _mm256_castpd_ps(_mm256_unpacklo_pd(low[0], low[1]));
-                t[k + 1] = _mm256_castpd_ps(_mm256_unpackhi_pd(low[0], low[1]));
-                t[k + 2] = _mm256_castpd_ps(_mm256_unpacklo_pd(high[0], high[1]));
-                t[k + 3] = _mm256_castpd_ps(_mm256_unpackhi_pd(high[0], high[1]));
-            }
-            let mut out = r;
-            for j in 0..4 {
-                out[j] = _mm256_permute2f128_ps::<0x20>(t[j], t[4 + j]);
-                out[4 + j] = _mm256_permute2f128_ps::<0x31>(t[j], t[4 + j]);
-            }
-            out
-        }
-    }
-
-    /// A square of 4 of double width.
-    #[inline(always)]
-    unsafe fn square4(r: [__m256d; 4]) -> [__m256d; 4] {
-        // SAFETY: the caller is compiled for AVX2.
-        unsafe {
-            let even = [_mm256_unpacklo_pd(r[0], r[1]), _mm256_unpacklo_pd(r[2], r[3])];
-            let odd = [_mm256_unpackhi_pd(r[0], r[1]), _mm256_unpackhi_pd(r[2], r[3])];
-            [
-                _mm256_permute2f128_pd::<0x20>(even[0], even[1]),
-                _mm256_permute2f128_pd::<0x20>(odd[0], odd[1]),
-                _mm256_permute2f128_pd::<0x31>(even[0], even[1]),
-                _mm256_permute2f128_pd::<0x31>(odd[0], odd[1]),
-            ]
-        }
     }
 
     /// The first `count` lanes of up to 32.

@@ -7,6 +7,8 @@
 //! Everything is inlined into functions that are compiled for one instruction set.
 
 #[cfg(target_arch = "x86_64")]
+pub(crate) mod squares;
+#[cfg(target_arch = "x86_64")]
 pub(crate) mod x86;
 
 use crate::encode::Fused;
