@@ -2,26 +2,16 @@
 """Attention pooling by a learned query over ragged segments: Levelfold beside PyTorch, on the same weights and rows, in the same run.
 
     benches/peers/run.py setup                                                      PyTorch, in target/peers
-    target/peers/venv/bin/python benches/peers/pooling.py target/release/levelfold  [--threads 2] [--rows 100000]
+    target/peers/venv/bin/python benches/peers/pooling.py target/release/levelfold  [--threads 2] [--rows 100000] [--dtype f64]
 
 PyTorch runs `nn.MultiheadAttention` with one learned query over a padded batch with a mask. Levelfold pools whole rows by one query a head, and a linear map follows:
 docs/encoders.md says why that is the same function, and `parameters` below does it. Both results are held against PyTorch in f64, segment by segment; the script fails
-beyond 1e-5. Padding is not timed. Times are the median of --rounds, taken in turns.
+beyond 1e-5 (f32). Padding is not timed. Times are medians of rounds taken in turns.
 """
-
-import argparse
-import json
-import random
-import statistics
-import subprocess
-import sys
-import tempfile
-import time
-from pathlib import Path
 
 import torch
 
-from encoders import CASES, load, save
+import ragged
 
 
 def parameters(attention, query, heads):
@@ -40,101 +30,45 @@ def parameters(attention, query, heads):
     return {**named, "out.weight": weight, "out.bias": bias.reshape(1, features)}
 
 
-class Levelfold:
-    name = "levelfold"
-
+class Levelfold(ragged.Levelfold):
     def __init__(self, args, folder, params, x, lengths):
-        self.command, self.common = args.levelfold, ["--bind", f"x={folder}/x.safetensors", "--threads", str(args.threads), "--json"]
         level = {"name": "y", "segments": {"lengths": lengths}, "reduce": "softmax", "query": [f"query.{head}" for head in range(args.heads)]}
         level["encode"] = {"linear": {"features": args.features, "params": "out"}}
-        self.spec, self.params, self.out = folder / "spec.json", folder / "params.safetensors", folder / "out.safetensors"
-        self.spec.write_text(json.dumps({"leaves": {"name": "x", "dtype": "f32", "features": args.features}, "levels": [level]}))
-        save(folder / "x.safetensors", {"x": x})
-        save(self.params, {name: tensor.float() for name, tensor in params.items()})
-
-    def call(self, *arguments):
-        done = subprocess.run([self.command, *map(str, arguments), *self.common], capture_output=True, text=True)
-        if done.returncode != 0:
-            sys.exit(done.stderr)
-        return json.loads(done.stdout)
-
-    def result(self):
-        self.call("run", self.spec, "--params", self.params, "--out", self.out)
-        return load(self.out, "y")
-
-    def seconds(self):
-        """One warm run; its parameters are random here, which changes no time."""
-        return self.call("explain", self.spec, "--analyze", "--runs", 3)["seconds"]
+        spec = {"leaves": {"name": "x", "dtype": args.dtype, "features": args.features}, "levels": [level]}
+        super().__init__(args, folder, spec, {name: tensor.to(x.dtype) for name, tensor in params.items()}, x, "y")
 
 
-class Padded:
+class Padded(ragged.Torch):
     name = "torch, padded with a mask"
 
-    def __init__(self, attention, query, x, lengths):
+    def __init__(self, args, attention, query, x, lengths):
+        ragged.refuse_padded(args, lengths, queries=1)
         self.attention = attention
         self.batch = torch.nn.utils.rnn.pad_sequence(x.split(lengths), batch_first=True)
         self.mask = torch.arange(self.batch.shape[1])[None, :] >= torch.tensor(lengths)[:, None]
         self.query = query.expand(len(lengths), 1, -1)
 
+    def run(self):
+        return self.attention(self.query, self.batch, self.batch, key_padding_mask=self.mask, need_weights=False)[0]
+
     def result(self):
-        return self.attention(self.query, self.batch, self.batch, key_padding_mask=self.mask, need_weights=False)[0].squeeze(1)
-
-    def seconds(self):
-        start = time.perf_counter()
-        self.result()
-        return time.perf_counter() - start
+        return self.run().squeeze(1)
 
 
-def measure(case, args, folder):
-    rng = random.Random(case)
-    lengths = []
-    while sum(lengths) < args.rows:
-        lengths.append(CASES[case](rng))
-    print(f"\n{case}: {len(lengths)} segments, {sum(lengths)} rows of {args.features}, the longest has {max(lengths)}\n")
+def run(args, folder, lengths):
     torch.manual_seed(1)
-    attention = torch.nn.MultiheadAttention(args.features, args.heads, batch_first=True).eval()
+    dtype = ragged.DTYPES[args.dtype]
+    attention = torch.nn.MultiheadAttention(args.features, args.heads, batch_first=True, dtype=dtype).eval()
     torch.nn.init.normal_(attention.in_proj_bias)
-    query, x = torch.randn(args.features), torch.randn(sum(lengths), args.features)
+    query, x = torch.randn(args.features).to(dtype), torch.randn(sum(lengths), args.features).to(dtype)
     exact = torch.nn.MultiheadAttention(args.features, args.heads, batch_first=True, dtype=torch.float64).eval()
     exact.load_state_dict({name: tensor.double() for name, tensor in attention.state_dict().items()})
     whole = query.double().reshape(1, 1, -1)
     wanted = torch.cat([exact(whole, rows[None], rows[None], need_weights=False)[0].reshape(1, -1) for rows in x.double().split(lengths)])
-    makers = [lambda: Levelfold(args, folder, parameters(exact, query.double(), args.heads), x, lengths)]
-    if len(lengths) * max(lengths) * args.features * 4 <= args.cap:
-        makers.append(lambda: Padded(attention, query, x, lengths))
-    else:
-        print(f"  left out: padded rows would take {len(lengths) * max(lengths) * args.features * 4 / 1e9:.1f} GB")
-    contenders = [make() for make in makers]
-    errors = [((contender.result().double() - wanted).abs().max() / wanted.abs().max()).item() for contender in contenders]
-    times = [[] for _ in contenders]
-    for _ in range(args.rounds):
-        for contender, taken in zip(contenders, times):
-            taken.append(contender.seconds())
-    best = statistics.median(times[0])
-    print("| | ms | beside levelfold | relative error |\n|---|---|---|---|")
-    for contender, error, taken in zip(contenders, errors, times):
-        took = statistics.median(taken)
-        print(f"| {contender.name} | {took * 1e3:.2f} | {took / best:.2f} | {error:.1e} |")
-    return all(error <= 1e-5 for error in errors)
-
-
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("levelfold", help="the command")
-    parser.add_argument("--cases", default=",".join(CASES))
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--rows", type=int, default=50_000)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--features", type=int, default=64)
-    parser.add_argument("--heads", type=int, default=4)
-    parser.add_argument("--cap", type=float, default=2e9, help="the most bytes of padded rows")
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    with tempfile.TemporaryDirectory() as folder, torch.no_grad():
-        close = [measure(case, args, Path(folder)) for case in args.cases.split(",")]
-    if not all(close):
-        sys.exit("a result is off by more than 1e-5")
+    params = parameters(exact, query.double(), args.heads)
+    makers = [lambda: Levelfold(args, folder, params, x, lengths), lambda: Padded(args, attention, query, x, lengths)]
+    return ragged.measure(args, makers, wanted)
 
 
 if __name__ == "__main__":
-    main()
+    ragged.main(__doc__, run)

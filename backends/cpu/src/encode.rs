@@ -37,6 +37,7 @@ const TILE_BYTES: usize = 512 << 10;
 
 /// An encoder, compiled.
 pub(crate) struct EncodeStep {
+    isa: Isa,
     kernel: KernelRun,
     kernels: Kernels,
     ops: Vec<OpRun>,
@@ -208,6 +209,7 @@ impl EncodeStep {
         let states = scratch.take(attention.states(), 8)?;
         let cost = levelfold::plan::cost::step_cost(plan, &levelfold::plan::StepKind::Encode(encode.clone()));
         Ok(EncodeStep {
+            isa,
             kernel,
             kernels,
             ops,
@@ -395,6 +397,7 @@ impl Run<'_> {
                         (kernels.product)(&matmul::Product {
                             x,
                             x_stride,
+                            x_step: 1,
                             rows,
                             depth: *depth,
                             b: self.params.wrapping_add(weight.offset + column * depth * size),
@@ -415,14 +418,19 @@ impl Run<'_> {
                     let mut index = index_of(offsets, row);
                     while at < end {
                         let segment = segment_at(offsets, index);
-                        let block_end = segment.start + ((at - segment.start) / BLOCK_ROWS + 1) * BLOCK_ROWS;
-                        let next = end.min(segment.end).min(block_end);
+                        let segments = if at == segment.start { attend::together(&offsets[index..], end) } else { 1 };
+                        let next = if segments > 1 {
+                            offsets[index + segments] as usize
+                        } else {
+                            let block_end = segment.start + ((at - segment.start) / BLOCK_ROWS + 1) * BLOCK_ROWS;
+                            end.min(segment.end).min(block_end)
+                        };
                         (kernels.attend)(
                             shape,
                             &attend::Queries {
+                                isa: step.isa,
                                 qkv: self.memory[qkv.index()],
-                                first: segment.start,
-                                last: segment.end,
+                                offsets: &offsets[index..=index + segments],
                                 row: at,
                                 rows: next - at,
                                 out: tile.wrapping_add((at - row) * step.stride * size),

@@ -206,6 +206,16 @@ pub(super) fn attention() -> Vec<Case> {
         cases.push(attend(format!("{dtype}/strided"), dtype, &some_segments(), [8, 2], false).arrange_all(Arrangement::FeatureMajor));
         cases.push(attend(format!("{dtype}/no-features"), dtype, &some_segments(), [0, 2], false));
     }
+    // Neighbours that a backend may take together, up to a vector of rows and one more.
+    let short = lengths(&[1, 2, 3, 5, 0, 16, 15, 1, 0, 17, 4, 4, 4, 4, 33, 8, 9, 7, 1, 1, 1, 64, 2]);
+    for causal in [false, true] {
+        for shape in [[64, 4], [24, 3], [17, 1]] {
+            cases.push(attend(format!("f32/{causal}/short/{shape:?}"), DType::F32, &short, shape, causal));
+        }
+        for dtype in FLOATS {
+            cases.push(attend(format!("{dtype}/{causal}/short/specials"), dtype, &short, [32, 2], causal).values(Fill::Specials));
+        }
+    }
     cases.push(attend("f32/long".into(), DType::F32, &lengths(&[3, 700, 0, 1]), [8, 2], false));
     cases.push(attend("f32/long-causal".into(), DType::F32, &lengths(&[3, 500, 0, 1]), [8, 2], true));
     cases.push(attend("f32/no-rows".into(), DType::F32, &lengths(&[0, 0]), [8, 2], true));

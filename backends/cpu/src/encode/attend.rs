@@ -1,16 +1,23 @@
-//! Attention of some queries of one block over the keys of their segment, all heads, block by block of keys.
+//! Attention of some queries over the keys of their segments, all heads, block by block of keys.
 //!
-//! Scores and weighted values are products of the micro kernel of [`matmul`](super::matmul): keys are turned so that a vector holds scores of
-//! neighbouring keys, and values get a column of ones, whose weighted sum is the sum of exponentials from left to right. States of
-//! key blocks go to a binary counter in f64, whose depth grows with the logarithm of the segment: nothing else grows with it.
+//! Queries lie side by side in vectors: scores are products of keys, read where they lie, and queries that were turned once, so that maxima and sums go
+//! along the keys of all queries at once. Several short segments are taken together: a query meets the keys of its neighbours in the product, and what
+//! comes of that is left alone. Weighted values are products too, of a segment's own keys only: a zero times an infinity would not be nothing.
+//! States of key blocks go to a binary counter in f64, whose depth grows with the logarithm of the segment: nothing else grows with it.
 
-use super::matmul::{Fused, Product};
+use super::matmul::{Fused, Product, panel_columns};
 use super::rows;
+use crate::Isa;
 use crate::memory::Memory;
+use crate::turn::Turn;
 use crate::vector::Lanes;
 use levelfold::numerics::elementary::{Elementary, exp};
 use levelfold::numerics::encoders::{combine_softmax, shift};
 use levelfold::numerics::{Accumulator, BLOCK_ROWS, Value};
+use std::ops::Range;
+
+/// The most rows of several segments that are taken together: a vector of the widest.
+pub(crate) const TOGETHER: usize = 16;
 
 /// The shape of an attention, and where its scratch lies: offsets in numbers of the accumulator, but for the states, which are f64.
 #[derive(Clone, Copy, Default)]
@@ -19,15 +26,18 @@ pub(crate) struct Shape {
     pub(crate) width: usize,
     pub(crate) causal: bool,
     pub(crate) scale: f64,
-    /// Of a row of values with its column of ones.
-    pub(crate) value_stride: usize,
-    pub(crate) depth: usize,
-    pub(crate) queries: usize,
-    pub(crate) pairs: usize,
-    pub(crate) keys: usize,
-    pub(crate) values: usize,
-    pub(crate) scores: usize,
-    pub(crate) weighted: usize,
+    /// Of a row of copied or weighted values.
+    value_stride: usize,
+    depth: usize,
+    queries: usize,
+    turned: usize,
+    pairs: usize,
+    values: usize,
+    scores: usize,
+    weighted: usize,
+    maxima: usize,
+    shifts: usize,
+    sums: usize,
     pub(crate) numbers: usize,
 }
 
@@ -35,7 +45,7 @@ impl Shape {
     /// For segments of up to `longest` rows.
     pub(crate) fn new(features: usize, heads: usize, causal: bool, scale: f64, longest: u64) -> Self {
         let width = features / heads;
-        let value_stride = (width + 1).next_multiple_of(16);
+        let value_stride = width.next_multiple_of(16);
         let blocks = longest.div_ceil(BLOCK_ROWS as u64).max(1);
         let mut shape = Shape { heads, width, causal, scale, value_stride, depth: blocks.ilog2() as usize + 2, ..Shape::default() };
         let mut take = |numbers: usize| {
@@ -44,12 +54,14 @@ impl Shape {
             start
         };
         let queries = take(BLOCK_ROWS * features);
+        let turned = take(BLOCK_ROWS * features);
         let pairs = take(BLOCK_ROWS * 2 * features);
-        let keys = take(BLOCK_ROWS * width);
         let values = take(BLOCK_ROWS * value_stride);
-        let scores = take(BLOCK_ROWS * BLOCK_ROWS);
+        // A vector that begins in a row of scores may end behind it.
+        let scores = take(BLOCK_ROWS * BLOCK_ROWS + 16);
         let weighted = take(BLOCK_ROWS * value_stride);
-        Shape { queries, pairs, keys, values, scores, weighted, ..shape }
+        let [maxima, shifts, sums] = [(); 3].map(|()| take(BLOCK_ROWS + 16));
+        Shape { queries, turned, pairs, values, scores, weighted, maxima, shifts, sums, ..shape }
     }
 
     /// The f64 values of the states: of each entry of the counter, head and query a maximum, a sum and the weighted values.
@@ -66,14 +78,13 @@ impl Shape {
     }
 }
 
-/// Some queries of one block of their segment.
-pub(crate) struct Queries {
+/// Some queries: of one block of their segment, or all of several whole segments of up to [`TOGETHER`] rows in all.
+pub(crate) struct Queries<'a> {
+    pub(crate) isa: Isa,
     /// Queries, keys and values side by side.
     pub(crate) qkv: Memory,
-    /// The segment.
-    pub(crate) first: usize,
-    pub(crate) last: usize,
-    /// The queries, inside one block of the segment.
+    /// Where the segments begin, and where the last one ends.
+    pub(crate) offsets: &'a [u64],
     pub(crate) row: usize,
     pub(crate) rows: usize,
     /// Where the result of the first goes; in numbers of `T`.
@@ -83,12 +94,30 @@ pub(crate) struct Queries {
     pub(crate) states: *mut f64,
 }
 
+/// Queries of one segment, by their place among all of them, and those keys of a block that are theirs.
+#[derive(Clone, Copy)]
+struct Part {
+    query: usize,
+    queries: usize,
+    key: usize,
+    keys: usize,
+    /// Where the last key that the first query sees stands in the block, if the queries see different ones.
+    ahead: Option<usize>,
+}
+
+impl Part {
+    /// The keys that a query sees.
+    fn seen(&self, query: usize) -> usize {
+        self.ahead.map_or(self.keys, |ahead| ahead + query + 1)
+    }
+}
+
 /// Attends. Results are numbers of `T`, or still to be rounded to it.
 ///
 /// # Safety
 /// The view is of type `T` and has these rows; `product` is that of the same vectors; scratch is as large as the shape says, and nobody else's.
 #[inline(always)]
-pub(crate) unsafe fn attend<T: Value, V: Lanes<T>>(shape: &Shape, q: &Queries, product: unsafe fn(&Product<u8>)) {
+pub(crate) unsafe fn attend<T: Value, V: Lanes<T>>(shape: &Shape, q: &Queries<'_>, product: unsafe fn(&Product<u8>)) {
     let features = shape.heads * shape.width;
     let scratch = q.numbers.cast::<V::Acc>();
     let own = T::DTYPE == <V::Acc as levelfold::dtype::Element>::DTYPE && q.qkv.is_dense();
@@ -107,32 +136,50 @@ pub(crate) unsafe fn attend<T: Value, V: Lanes<T>>(shape: &Shape, q: &Queries, p
             }
         };
         let (queries, query_stride) = rows_at(q.row, q.rows, 0, features, shape.queries);
-        let position = q.row - q.first;
-        let seen = if shape.causal { position + q.rows } else { q.last - q.first };
+        let size = size_of::<V::Acc>();
+        Turn {
+            from: queries.cast(),
+            row_stride: size as isize,
+            column_stride: query_stride * size as isize,
+            to: scratch.add(shape.turned).cast(),
+            to_stride: BLOCK_ROWS * size,
+            rows: features,
+            columns: q.rows,
+            size,
+            ahead: 0,
+        }
+        .run(q.isa);
+        let first = q.offsets[0] as usize;
+        let position = q.row - first;
+        let seen = if shape.causal && q.offsets.len() == 2 { position + q.rows } else { q.offsets[q.offsets.len() - 1] as usize - first };
         let blocks = seen.div_ceil(BLOCK_ROWS);
         for block in 0..blocks {
             let count = BLOCK_ROWS.min(seen - block * BLOCK_ROWS);
-            let (pairs, pair_stride) = rows_at(q.first + block * BLOCK_ROWS, count, features, 2 * features, shape.pairs);
-            // In the last block of a causal segment each query sees one key more than the one before it.
-            let ahead = (shape.causal && block + 1 == blocks).then(|| position - block * BLOCK_ROWS);
+            let (pairs, pair_stride) = rows_at(first + block * BLOCK_ROWS, count, features, 2 * features, shape.pairs);
+            let part = |index: usize| {
+                let (start, end) = (q.offsets[index] as usize - first, q.offsets[index + 1] as usize - first);
+                if q.offsets.len() == 2 {
+                    // In the last block of a causal segment each query sees one key more than the one before it.
+                    let ahead = (shape.causal && block + 1 == blocks).then(|| position - block * BLOCK_ROWS);
+                    Part { query: 0, queries: q.rows, key: 0, keys: count, ahead }
+                } else {
+                    Part { query: start, queries: end - start, key: start, keys: end - start, ahead: shape.causal.then_some(0) }
+                }
+            };
+            let parts = (0..q.offsets.len() - 1).map(part);
             for head in 0..shape.heads {
                 let column = head * shape.width;
-                let one = Block { queries: queries.add(column), query_stride, rows: q.rows, count, ahead };
-                let keys = (pairs.add(column), pair_stride);
-                let values = (pairs.add(features + column), pair_stride);
-                let weighted = scratch.add(shape.weighted);
-                let maxima = one_block::<V>(shape, scratch, &one, keys, values, product);
+                let turned = scratch.add(shape.turned + column * BLOCK_ROWS).cast_const();
+                let (keys, values) = ((pairs.add(column), pair_stride), (pairs.add(features + column), pair_stride));
+                let across = q.rows.next_multiple_of(16);
+                weigh::<V>(shape, scratch, (turned, across, q.rows), (keys.0, keys.1, count), parts.clone(), product);
+                let out = q.out.cast::<V::Acc>().add(column);
+                let to = (scratch.add(shape.weighted), shape.value_stride);
+                blend::<V>(shape, scratch, across, (values.0, values.1, count), parts.clone(), to, product);
                 if blocks == 1 {
-                    for row in 0..q.rows {
-                        let from = std::slice::from_raw_parts(weighted.add(row * shape.value_stride), shape.width + 1);
-                        let to = std::slice::from_raw_parts_mut(q.out.cast::<V::Acc>().add(row * q.stride + column), shape.width);
-                        let sum = from[shape.width];
-                        for (to, value) in to.iter_mut().zip(from) {
-                            *to = value.div(sum);
-                        }
-                    }
+                    divide::<V>(shape, scratch, q.rows, (out, q.stride));
                 } else {
-                    push(shape, q, head, block, &maxima, weighted.cast_const());
+                    push(shape, q, head, block, scratch);
                 }
             }
         }
@@ -153,54 +200,36 @@ pub(crate) unsafe fn attend<T: Value, V: Lanes<T>>(shape: &Shape, q: &Queries, p
     }
 }
 
-struct Block<A> {
-    queries: *const A,
-    query_stride: isize,
-    rows: usize,
-    count: usize,
-    /// Where the last key that the first query sees stands, if the queries see different ones.
-    ahead: Option<usize>,
-}
-
-/// One head over one block of keys: the maximum of each query; weighted values and sums go to scratch.
+/// The exponentials of one head over one block of keys, a row of `across` queries for each key, and the maximum and the sum of each query.
 #[inline(always)]
-unsafe fn one_block<V: Fused>(
+unsafe fn weigh<V: Fused>(
     shape: &Shape,
     scratch: *mut V::Acc,
-    block: &Block<V::Acc>,
-    keys: (*const V::Acc, isize),
-    values: (*const V::Acc, isize),
+    (turned, across, queries): (*const V::Acc, usize, usize),
+    (keys, key_stride, count): (*const V::Acc, isize, usize),
+    parts: impl Iterator<Item = Part> + Clone,
     product: unsafe fn(&Product<u8>),
-) -> [V::Acc; BLOCK_ROWS] {
-    let width = shape.width;
-    let mut maxima = [V::Acc::default(); BLOCK_ROWS];
-    // SAFETY: the caller's promise.
+) {
+    let lowest = V::Acc::of_f64(f64::NEG_INFINITY);
+    // SAFETY: the caller's promise; scores have room for a vector behind the last row.
     unsafe {
-        let (turned, panel) = (scratch.add(shape.keys), scratch.add(shape.values));
-        let (scores, weighted) = (scratch.add(shape.scores), scratch.add(shape.weighted));
-        for key in 0..block.count {
-            let from = std::slice::from_raw_parts(keys.0.offset(key as isize * keys.1), width);
-            for (column, x) in from.iter().enumerate() {
-                turned.add(column * BLOCK_ROWS + key).write(*x);
-            }
-            let to = panel.add(key * shape.value_stride);
-            std::ptr::copy_nonoverlapping(values.0.offset(key as isize * values.1), to, width);
-            to.add(width).write(V::Acc::of_f64(1.0));
-        }
+        let scores = scratch.add(shape.scores);
+        let (maxima, shifts, sums) = (scratch.add(shape.maxima), scratch.add(shape.shifts), scratch.add(shape.sums));
         let mut column = 0;
-        while column < block.count {
-            let columns = super::matmul::panel_columns::<V>().min((block.count - column).next_multiple_of(V::LANES));
+        while column < queries {
+            let columns = panel_columns::<V>().min((queries - column).next_multiple_of(V::LANES));
             product(
                 &Product::<V::Acc> {
-                    x: block.queries,
-                    x_stride: block.query_stride,
-                    rows: block.rows,
-                    depth: width,
+                    x: keys,
+                    x_stride: key_stride,
+                    x_step: 1,
+                    rows: count,
+                    depth: shape.width,
                     b: turned.add(column),
                     b_stride: BLOCK_ROWS,
                     first: std::ptr::null(),
                     out: scores.add(column),
-                    out_stride: BLOCK_ROWS as isize,
+                    out_stride: across as isize,
                     columns,
                     exact: false,
                 }
@@ -208,84 +237,144 @@ unsafe fn one_block<V: Fused>(
             );
             column += columns;
         }
-        let seen = |row: usize| block.ahead.map_or(block.count, |ahead| ahead + row + 1);
-        for (row, maximum) in maxima.iter_mut().enumerate().take(block.rows) {
-            let scores = std::slice::from_raw_parts_mut(scores.add(row * BLOCK_ROWS), BLOCK_ROWS);
-            let (count, scale) = (seen(row), V::Acc::of_f64(shape.scale));
-            *maximum = if count <= 16 {
-                softmax::<V::Acc, 16>(&mut scores[..16], count, scale)
-            } else {
-                softmax::<V::Acc, 32>(scores, count, scale)
-            };
-        }
-        // Rows that see the same keys in one product, others in one each.
-        let together = if block.ahead.is_none() { block.rows } else { 1 };
-        let mut row = 0;
-        while row < block.rows {
-            let mut column = 0;
-            while column <= width {
-                let columns = super::matmul::panel_columns::<V>().min((width + 1 - column).next_multiple_of(V::LANES));
-                product(
-                    &Product::<V::Acc> {
-                        x: scores.add(row * BLOCK_ROWS),
-                        x_stride: BLOCK_ROWS as isize,
-                        rows: together,
-                        depth: seen(row),
-                        b: panel.add(column),
-                        b_stride: shape.value_stride,
-                        first: std::ptr::null(),
-                        out: weighted.add(row * shape.value_stride + column),
-                        out_stride: shape.value_stride as isize,
-                        columns,
-                        exact: false,
+        let scale = V::splat(V::Acc::of_f64(shape.scale));
+        for part in parts.clone() {
+            let from = scores.add(part.key * across + part.query);
+            if let Some(ahead) = part.ahead {
+                // Keys that a query does not see weigh nothing: their exponentials are zeros behind the first one.
+                for key in ahead + 1..part.keys {
+                    for query in 0..part.queries.min(key - ahead) {
+                        from.add(key * across + query).write(lowest);
                     }
-                    .cast(),
-                );
-                column += columns;
+                }
             }
-            row += together;
+            for at in (0..part.queries).step_by(V::LANES) {
+                let from = from.add(at);
+                let mut maximum = V::splat(lowest);
+                for key in 0..part.keys {
+                    maximum = maximum.maximum(V::load(from.add(key * across)).mul(scale));
+                }
+                maximum.store(maxima.add(part.query + at));
+                let minus = std::slice::from_raw_parts_mut(shifts, V::LANES);
+                for (minus, maximum) in minus.iter_mut().zip(std::slice::from_raw_parts(maxima.add(part.query + at), V::LANES)) {
+                    *minus = V::Acc::of_f64(-1.0).mul(shift(*maximum));
+                }
+                let minus = V::load(shifts);
+                for key in 0..part.keys {
+                    let score = from.add(key * across);
+                    V::load(score).mul(scale).add(minus).store(score);
+                }
+            }
+        }
+        exponentials(std::slice::from_raw_parts_mut(scores, count * across));
+        for part in parts {
+            for at in (0..part.queries).step_by(V::LANES) {
+                let from = scores.add(part.key * across + part.query + at);
+                let mut sum = V::splat(V::Acc::of_f64(-0.0));
+                for key in 0..part.keys {
+                    sum = sum.add(V::load(from.add(key * across)));
+                }
+                sum.store(sums.add(part.query + at));
+            }
         }
     }
-    maxima
 }
 
-/// Scales the first `count` scores and puts exponentials in their place; returns the maximum.
 #[inline(always)]
-fn softmax<A: Elementary, const N: usize>(scores: &mut [A], count: usize, scale: A) -> A {
-    let mut scaled = [A::of_f64(f64::NEG_INFINITY); N];
-    for (index, (to, score)) in scaled.iter_mut().zip(scores.iter()).enumerate() {
-        let score = score.mul(scale);
-        *to = if index < count { score } else { *to };
-    }
-    let mut largest = scaled;
-    let mut half = N / 2;
-    while half > 0 {
-        for index in 0..half {
-            largest[index] = Accumulator::maximum(largest[index], largest[index + half]);
+fn exponentials<A: Elementary>(scores: &mut [A]) {
+    scores.iter_mut().for_each(|score| *score = exp(*score));
+}
+
+/// The values of one head, weighted by the exponentials and added up for each query.
+#[inline(always)]
+unsafe fn blend<V: Fused>(
+    shape: &Shape,
+    scratch: *mut V::Acc,
+    across: usize,
+    (values, value_stride, count): (*const V::Acc, isize, usize),
+    parts: impl Iterator<Item = Part>,
+    (out, out_stride): (*mut V::Acc, usize),
+    product: unsafe fn(&Product<u8>),
+) {
+    let width = shape.width;
+    // SAFETY: the caller's promise.
+    unsafe {
+        // Values are read where they lie if that takes whole vectors, and one after the other.
+        let (values, value_stride) = match usize::try_from(value_stride) {
+            Ok(stride) if width.is_multiple_of(V::LANES) => (values, stride),
+            _ => {
+                let panel = scratch.add(shape.values);
+                for key in 0..count {
+                    std::ptr::copy_nonoverlapping(values.offset(key as isize * value_stride), panel.add(key * shape.value_stride), width);
+                }
+                (panel.cast_const(), shape.value_stride)
+            }
+        };
+        for part in parts {
+            // Queries that see the same keys in one product, others in one each.
+            let together = if part.ahead.is_none() { part.queries } else { 1 };
+            for query in (0..part.queries).step_by(together.max(1)) {
+                let mut column = 0;
+                while column < width {
+                    let columns = panel_columns::<V>().min((width - column).next_multiple_of(V::LANES));
+                    product(
+                        &Product::<V::Acc> {
+                            x: scratch.add(shape.scores + part.key * across + part.query + query),
+                            x_stride: 1,
+                            x_step: across,
+                            rows: together,
+                            depth: part.seen(query),
+                            b: values.add(part.key * value_stride + column),
+                            b_stride: value_stride,
+                            first: std::ptr::null(),
+                            out: out.add((part.query + query) * out_stride + column),
+                            out_stride: out_stride as isize,
+                            columns,
+                            exact: false,
+                        }
+                        .cast(),
+                    );
+                    column += columns;
+                }
+            }
         }
-        half /= 2;
     }
-    let shift = A::of_f64(-1.0).mul(shift(largest[0]));
-    for (to, score) in scores.iter_mut().zip(scaled) {
-        *to = exp(score.add(shift));
+}
+
+/// Weighted values by their sums: the result, where there is one block of keys.
+#[inline(always)]
+unsafe fn divide<V: Fused>(shape: &Shape, scratch: *mut V::Acc, queries: usize, (out, stride): (*mut V::Acc, usize)) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        for query in 0..queries {
+            let from = scratch.add(shape.weighted + query * shape.value_stride).cast_const();
+            let (to, sum) = (out.add(query * stride), V::splat(*scratch.add(shape.sums + query)));
+            let mut column = 0;
+            while column + V::LANES <= shape.width {
+                V::load(from.add(column)).div(sum).store(to.add(column));
+                column += V::LANES;
+            }
+            if column < shape.width {
+                V::load(from.add(column)).div(sum).store_part(to.add(column), shape.width - column);
+            }
+        }
     }
-    largest[0]
 }
 
 /// Puts the states of a key block on the counter of a head, for all queries.
 #[inline(always)]
-unsafe fn push<A: Accumulator>(shape: &Shape, q: &Queries, head: usize, block: usize, maxima: &[A; BLOCK_ROWS], weighted: *const A) {
+unsafe fn push<A: Accumulator>(shape: &Shape, q: &Queries<'_>, head: usize, block: usize, scratch: *const A) {
     let mut level = block.count_ones() as usize;
     // SAFETY: the caller's promise; the counter is never deeper than the states are.
     unsafe {
-        let state = q.states.add(shape.state(level, head));
-        for (row, maximum) in maxima.iter().enumerate().take(q.rows) {
-            let from = weighted.add(row * shape.value_stride);
-            state.add(row).write(maximum.as_f64());
-            state.add(BLOCK_ROWS + row).write((*from.add(shape.width)).as_f64());
-            let to = state.add(2 * BLOCK_ROWS + row * shape.width);
-            for column in 0..shape.width {
-                to.add(column).write((*from.add(column)).as_f64());
+        let state = std::slice::from_raw_parts_mut(q.states.add(shape.state(level, head)), BLOCK_ROWS * (shape.width + 2));
+        let (numbers, values) = state.split_at_mut(2 * BLOCK_ROWS);
+        let (maxima, sums) = numbers.split_at_mut(BLOCK_ROWS);
+        widen(maxima, std::slice::from_raw_parts(scratch.add(shape.maxima), BLOCK_ROWS));
+        widen(sums, std::slice::from_raw_parts(scratch.add(shape.sums), BLOCK_ROWS));
+        if shape.width > 0 {
+            for (row, to) in values.chunks_exact_mut(shape.width).enumerate().take(q.rows) {
+                widen(to, std::slice::from_raw_parts(scratch.add(shape.weighted + row * shape.value_stride), shape.width));
             }
         }
         for _ in 0..(block + 1).trailing_zeros() {
@@ -295,9 +384,14 @@ unsafe fn push<A: Accumulator>(shape: &Shape, q: &Queries, head: usize, block: u
     }
 }
 
+#[inline(always)]
+fn widen<A: Accumulator>(to: &mut [f64], from: &[A]) {
+    to.iter_mut().zip(from).for_each(|(to, from)| *to = from.as_f64());
+}
+
 /// Combines what is left on the counter, from the newest to the oldest.
 #[inline(always)]
-unsafe fn fold(shape: &Shape, q: &Queries, head: usize, blocks: usize) {
+unsafe fn fold(shape: &Shape, q: &Queries<'_>, head: usize, blocks: usize) {
     for level in (1..blocks.count_ones() as usize).rev() {
         // SAFETY: the caller's promise.
         unsafe { combine(shape, q, head, level) };
@@ -306,7 +400,7 @@ unsafe fn fold(shape: &Shape, q: &Queries, head: usize, blocks: usize) {
 
 /// The entry below `level` becomes that of both.
 #[inline(always)]
-unsafe fn combine(shape: &Shape, q: &Queries, head: usize, level: usize) {
+unsafe fn combine(shape: &Shape, q: &Queries<'_>, head: usize, level: usize) {
     let count = BLOCK_ROWS * (shape.width + 2);
     // SAFETY: entries do not overlap.
     let (older, newer) = unsafe {
@@ -315,20 +409,31 @@ unsafe fn combine(shape: &Shape, q: &Queries, head: usize, level: usize) {
             std::slice::from_raw_parts(q.states.add(shape.state(level, head)), count),
         )
     };
-    let mut factors = [(0.0, 0.0); BLOCK_ROWS];
-    for (row, factor) in factors.iter_mut().enumerate().take(q.rows) {
+    // For all rows of a block, so that it is vector code; those that are not there are never looked at.
+    let (mut olds, mut news) = ([0.0; BLOCK_ROWS], [0.0; BLOCK_ROWS]);
+    for row in 0..BLOCK_ROWS {
         let (maximum, old, new) = combine_softmax(older[row], newer[row]);
         older[row] = maximum;
-        older[BLOCK_ROWS + row] = older[BLOCK_ROWS + row] * old + newer[BLOCK_ROWS + row] * new;
-        *factor = (old, new);
+        (olds[row], news[row]) = (old, new);
     }
-    let (older, newer) = (&mut older[2 * BLOCK_ROWS..], &newer[2 * BLOCK_ROWS..]);
+    for row in 0..BLOCK_ROWS {
+        older[BLOCK_ROWS + row] = older[BLOCK_ROWS + row] * olds[row] + newer[BLOCK_ROWS + row] * news[row];
+    }
     if shape.width == 0 {
         return;
     }
-    for ((older, newer), (old, new)) in older.chunks_exact_mut(shape.width).zip(newer.chunks_exact(shape.width)).zip(factors).take(q.rows) {
+    let (older, newer) = (&mut older[2 * BLOCK_ROWS..], &newer[2 * BLOCK_ROWS..]);
+    let rows = older.chunks_exact_mut(shape.width).zip(newer.chunks_exact(shape.width));
+    for ((older, newer), (old, new)) in rows.zip(olds.into_iter().zip(news)).take(q.rows) {
         for (older, newer) in older.iter_mut().zip(newer) {
             *older = *older * old + *newer * new;
         }
     }
+}
+
+/// How many segments from the first of `offsets` on are taken together, given that the rows up to `end` are there: at least one.
+pub(crate) fn together(offsets: &[u64], end: usize) -> usize {
+    let first = offsets[0] as usize;
+    let whole: Range<usize> = first..end.min(first + TOGETHER);
+    offsets[1..].iter().take_while(|offset| **offset as usize <= whole.end).count().max(1)
 }

@@ -25,7 +25,7 @@ pub(crate) struct Kernels {
     pub(crate) store: unsafe fn(*const u8, usize, &Memory, usize, usize),
     pub(crate) round: unsafe fn(*mut u8, usize),
     pub(crate) product: unsafe fn(&Product<u8>),
-    pub(crate) attend: unsafe fn(&Shape, &Queries),
+    pub(crate) attend: unsafe fn(&Shape, &Queries<'_>),
     pub(crate) convolve: unsafe fn(&[*const u8], &Taps<'_, u8>),
     pub(crate) activate: unsafe fn(Activation, *mut u8, usize),
     pub(crate) scale: unsafe fn(f64, *mut u8, usize),
@@ -80,7 +80,7 @@ macro_rules! compiled_for {
             }
 
             $(#[$feature])?
-            unsafe fn attend<T: Cell>(shape: &Shape, queries: &Queries) {
+            unsafe fn attend<T: Cell>(shape: &Shape, queries: &Queries<'_>) {
                 // SAFETY: as above.
                 unsafe { attend::attend::<T, T::$vectors>(shape, queries, product::<T::Wide>) }
             }

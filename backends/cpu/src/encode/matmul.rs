@@ -69,6 +69,8 @@ pub(crate) struct Product<A> {
     /// Row r begins at `x + r · x_stride`, in elements.
     pub(crate) x: *const A,
     pub(crate) x_stride: isize,
+    /// From a k to the next one, in elements.
+    pub(crate) x_step: usize,
     pub(crate) rows: usize,
     pub(crate) depth: usize,
     /// b[k] begins at `b + k · b_stride`; whole vectors of columns can be read.
@@ -91,6 +93,7 @@ impl<A> Product<A> {
         Product {
             x: self.x.cast(),
             x_stride: self.x_stride,
+            x_step: self.x_step,
             rows: self.rows,
             depth: self.depth,
             b: self.b.cast(),
@@ -161,16 +164,17 @@ unsafe fn micro<V: Fused, const ROWS: usize, const VECTORS: usize>(p: &Product<V
             }
         }
         let rows: [*const V::Acc; ROWS] = std::array::from_fn(|index| p.x.offset((row + index) as isize * p.x_stride));
-        let mut b = p.b;
-        for k in 0..p.depth {
+        let (mut b, mut at) = (p.b, 0);
+        for _ in 0..p.depth {
             let columns: [V; VECTORS] = std::array::from_fn(|vector| V::load(b.add(vector * V::LANES)));
             for (acc, x) in acc.iter_mut().zip(rows) {
-                let x = V::splat(*x.add(k));
+                let x = V::splat(*x.add(at));
                 for (acc, column) in acc.iter_mut().zip(columns) {
                     *acc = x.fused(column, *acc);
                 }
             }
             b = b.add(p.b_stride);
+            at += p.x_step;
         }
         for (index, acc) in acc.into_iter().enumerate() {
             let out = p.out.offset((row + index) as isize * p.out_stride);
