@@ -61,7 +61,7 @@ pub(crate) struct EmbedArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     features: Option<u32>,
 
-    /// How rows are folded: one reducer for all levels, or LEVEL=REDUCER,… (mean, sum, max, min, prod)
+    /// How rows are folded: one reducer for all levels, or LEVEL=REDUCER,… (mean, sum, max, var(ddof=1), median, …)
     #[arg(long, default_value = "mean", value_name = "REDUCER")]
     reduce: ReduceList,
 

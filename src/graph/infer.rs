@@ -178,9 +178,12 @@ fn check_reduction(graph: &LevelGraph, table: TableId, dtype: DType, reduction: 
         let known: Vec<&str> = Reducer::ALL.iter().filter(|reducer| reducer.takes_weights()).map(|reducer| reducer.name()).collect();
         let mut known = known;
         known.dedup();
-        return Err(
-            Error::new(ErrorCode::Weights, format!("{reducer} has no weighted form")).help(format!("{} have one", known.join(", ")))
-        );
+        let help = if let Reducer::Custom(_) = reducer {
+            "name the weight, `w`, in one of its lifts, or leave the weights out".to_owned()
+        } else {
+            format!("{} have one", known.join(", "))
+        };
+        return Err(Error::new(ErrorCode::Weights, format!("{reducer} has no weighted form")).help(help));
     }
     if reducer.needs_weights() && !reduction.weighted {
         return Err(

@@ -101,6 +101,13 @@ pub enum Refusal {
     WorksOnElements,
     /// The target does not do this operation inside a fold.
     NotInFolds(ElementOp),
+    /// The segments overlap, and the fold would do it to a row each time that it reads it.
+    RowsRepeat {
+        /// How many rows there are.
+        rows: u64,
+        /// How many the fold reads.
+        read: u64,
+    },
     /// Weights stand in between.
     Weighted,
     /// A sum would add the bias once for each row.
@@ -149,6 +156,9 @@ impl fmt::Display for Refusal {
             Refusal::OperationsBetween => f.write_str("something is done to the elements in between"),
             Refusal::WorksOnElements => f.write_str("it does something to the elements that it reads or makes"),
             Refusal::NotInFolds(op) => write!(f, "the target does not do `{op}` inside a fold"),
+            Refusal::RowsRepeat { rows, read } => {
+                write!(f, "the segments overlap, and it would be done to {read} rows instead of {rows}")
+            }
             Refusal::Weighted => f.write_str("weights stand in between"),
             Refusal::AddsBias => f.write_str("the sum adds its bias once for each row"),
             Refusal::FoldsCounts => f.write_str("the lower level counts ids, and makes few rows"),

@@ -5,7 +5,8 @@
 //! 3. One on single elements before a fold is done to each element as it is read.
 //!
 //! The result of each operation is rounded to the type of its rows, fused or not, so no bit changes. Refused where something else takes the
-//! rows too, or where they are kept: then they are written anyway. A target may not have an operation inside folds.
+//! rows too, or where they are kept: then they are written anyway; and before a fold whose segments overlap far, which would do it to a row again each
+//! time. A target may not have an operation inside folds.
 
 use super::{Decision, Exactness, Names, Pass, Refusal};
 use crate::backend::Target;
@@ -14,6 +15,10 @@ use crate::error::Result;
 use crate::graph::{FoldLoad, LevelGraph, Op, Operand, Value, ValueType};
 use crate::ids::NodeId;
 use smallvec::SmallVec;
+
+/// How often a fold may read a row, on average: doing something to it each time then takes no longer than writing all rows and reading them again
+/// (measured with gelu and tanh; relu would bear more).
+const REPEATED: u64 = 2;
 
 /// See the module.
 #[derive(Clone, Copy, Debug, Default)]
@@ -68,6 +73,14 @@ fn unsupported(target: &Target, ops: &[ElementOp]) -> Option<Refusal> {
     ops.iter().find(|op| !(target.element_op)(**op)).map(|op| Refusal::NotInFolds(*op))
 }
 
+/// Segments of a fold that overlap so far that working on each row once, and writing it, takes less.
+fn repeated(graph: &LevelGraph, fold: NodeId) -> Option<Refusal> {
+    let Op::Fold { stages, .. } = graph.op(fold) else { return None };
+    let segments = &graph.table(stages[0].table).segments;
+    let (rows, read) = (segments.rows(), segments.total_rows());
+    (read > rows.saturating_mul(REPEATED)).then_some(Refusal::RowsRepeat { rows, read })
+}
+
 /// A fold does to its results what a node does to all of them.
 fn behind(graph: &mut LevelGraph, target: &Target, made: Value, node: NodeId) -> Result<Option<Decision>> {
     let Some(ops) = elements_of(graph, node) else { return Ok(None) };
@@ -110,7 +123,7 @@ fn before(graph: &mut LevelGraph, target: &Target, node: NodeId) -> Result<Optio
     } else if graph.only_use(node).is_none() {
         Some(Refusal::UsedElsewhere)
     } else {
-        unsupported(target, &ops)
+        unsupported(target, &ops).or_else(|| repeated(graph, fold))
     };
     let from_fold = graph.operand(node, 0).is_some_and(|rows| matches!(graph.op(rows.node), Op::Fold { .. }));
     if matches!(refusal, Some(Refusal::NotInFolds(_))) && from_fold {

@@ -206,7 +206,10 @@ impl CustomReducer {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             crate::numerics::count_to_f64(state >> 12) / crate::numerics::count_to_f64(1 << 52)
         };
-        let close = |a: f64, b: f64| (a.is_nan() && b.is_nan()) || a == b || (a - b).abs() <= 1e-9 * (1.0 + a.abs().max(b.abs()));
+        let close = |a: f64, b: f64| {
+            let near = || a.is_finite() && b.is_finite() && (a - b).abs() <= 1e-9 * (1.0 + a.abs().max(b.abs()));
+            (a.is_nan() && b.is_nan()) || a == b || near()
+        };
         for round in 0..256 {
             let scale = [1.0, 1.0, 8.0, 0.125][round % 4];
             // Distinct magnitudes and signs, a zero and a repeat now and then.

@@ -141,6 +141,9 @@ fn laws_that_do_not_hold_are_found() {
         ("custom(t: s from x * x by a.s + b.s else 1; s)", "the identity is none"),
         ("custom(t: s from x by a.s * b.s else 0; s)", "the identity is none"),
         ("custom(t: s from x by b.s else 0; s)", "the identity is none"),
+        // An infinity is far from every number.
+        ("custom(t: s from x by a.s + b.s else inf; s)", "the identity is none"),
+        ("custom(t: s from 1 by a.s + 1 / (b.s - 1); s)", "combine is not associative"),
     ] {
         let error = check(text).unwrap_err();
         assert_eq!(error.code(), ErrorCode::ReducerLaw);

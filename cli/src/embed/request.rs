@@ -65,8 +65,10 @@ impl FromStr for ReduceList {
 
     fn from_str(text: &str) -> Result<Self, Error> {
         let mut list = ReduceList { all: None, named: Vec::new() };
-        for part in text.split(',') {
-            let (level, reducer) = match part.split_once('=') {
+        for part in outside_brackets(text) {
+            // What stands in brackets is the reducer's own: `var(ddof=1)`.
+            let named = part.split_once('=').filter(|(level, _)| !level.contains('('));
+            let (level, reducer) = match named {
                 Some((level, reducer)) => (Some(level.trim()), reducer.trim().parse()?),
                 None => (None, part.trim().parse()?),
             };
@@ -85,6 +87,16 @@ impl FromStr for ReduceList {
         }
         Ok(list)
     }
+}
+
+/// What commas separate, but for those in brackets.
+fn outside_brackets(text: &str) -> Vec<&str> {
+    let mut depth = 0i64;
+    let split = |sign: char| {
+        depth += i64::from(sign == '(') - i64::from(sign == ')');
+        sign == ',' && depth <= 0
+    };
+    text.split(split).collect()
 }
 
 impl ReduceList {
@@ -184,6 +196,10 @@ mod tests {
         assert_eq!(resolve("sum").unwrap(), [const { Sum }; 5]);
         assert_eq!(resolve("word=sum, corpus=max").unwrap(), [Sum, Mean, Mean, Mean, Max]);
         assert_eq!(resolve("max,sentence=mean").unwrap(), [Max, Mean, Max, Max, Max]);
+        let var: Reducer = "var(ddof=1)".parse().unwrap();
+        let own: Reducer = "custom(t: s from x by max(a.s, b.s); s)".parse().unwrap();
+        assert_eq!(resolve("var(ddof=1)").unwrap(), std::array::from_fn::<_, 5, _>(|_| var.clone()));
+        assert_eq!(resolve(&format!("word={own},{var},corpus={var}")).unwrap()[..2], [own, var]);
         let error = |text: &str| match text.parse::<ReduceList>() {
             Ok(list) => list.resolve(Unit::Char).unwrap_err().to_string(),
             Err(error) => error.to_string(),

@@ -84,6 +84,24 @@ fn a_target_may_not_have_an_operation_inside_folds() {
     insta::assert_snapshot!(told.lines().filter(|line| line.contains("kept")).collect::<Vec<_>>().join("\n"), @"fuse-rowwise          kept  word.relu stays a step beside word: the target does not do `relu` inside a fold");
 }
 
+/// gelu before a fold by these ranges of ten rows.
+fn windows(ranges: &[(u64, u64)]) -> String {
+    let mut b = GraphBuilder::new();
+    let x = b.input("x", DType::F32, 10, 2).unwrap();
+    let table = b.table("win", &Segments::from_ranges(ranges, 10).unwrap()).unwrap();
+    let rows = b.map(x, &RowOp::Activate(Activation::Gelu)).unwrap();
+    let mean = b.fold(rows, table, Reduce::new(Reducer::Mean)).unwrap();
+    b.output("win", mean).unwrap();
+    let told = shown(b.finish().unwrap(), &Target::new("test"));
+    told.lines().filter(|line| line.starts_with("fuse-rowwise")).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn rows_that_segments_share_are_not_worked_on_each_time() {
+    insta::assert_snapshot!(windows(&[(0, 10), (0, 10)]), @"fuse-rowwise          done  x.gelu is done as win reads: 80 B not written, and not read again");
+    insta::assert_snapshot!(windows(&[(0, 10), (0, 10), (3, 4)]), @"fuse-rowwise          kept  x.gelu stays a step beside win: the segments overlap, and it would be done to 21 rows instead of 10");
+}
+
 #[test]
 fn a_chain_with_operations_between_is_one_step() {
     let planned = Planner::new(Target::new("cpu")).plan(graph(Some("sum"))).unwrap();
