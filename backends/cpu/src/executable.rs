@@ -41,6 +41,8 @@ pub(crate) struct CpuExecutable {
     /// What encoders prepare, one step after the other.
     params: Option<Arena>,
     param_bytes: usize,
+    /// The most bytes of the counts of cut segments, for as long as it is not known where they are cut.
+    most_counts: u64,
     report: RunReport,
 }
 
@@ -110,12 +112,19 @@ impl CpuExecutable {
         // Kernels follow addresses: whoever made this plan, it has to keep the rules that make that sound.
         plan.verify()?;
         let mut steps = Vec::with_capacity(plan.steps.len());
-        let (mut stride, mut param_bytes) = (0usize, 0usize);
+        let (mut stride, mut param_bytes, mut most_counts) = (0usize, 0usize, 0u64);
         for (index, step) in plan.steps.iter().enumerate() {
             steps.push(match &step.kind {
                 StepKind::Fold(fold) => {
                     let fold = FoldStep::compile(&plan, fold, shared.isa, shared.stream_bytes)?;
                     stride = stride.max(fold.scratch_bytes);
+                    if let (Some(histogram), moved) = (&fold.histogram, work(step))
+                        && !shared.is_small(moved)
+                    {
+                        let table = plan.table(fold.stages[0].table);
+                        let rows = table.total_rows.saturating_add(table.segments);
+                        most_counts = most_counts.max(histogram.most_partial_bytes(rows, fold.target(shared.target(moved, rows))));
+                    }
                     StepRun::Fold(Box::new(fold))
                 }
                 StepKind::Encode(encode) => {
@@ -147,6 +156,7 @@ impl CpuExecutable {
             partials: Vec::new(),
             params,
             param_bytes,
+            most_counts,
             shared,
             plan,
             steps,
@@ -158,27 +168,23 @@ impl CpuExecutable {
     /// Cuts the work of every step, and takes the memory that runs need: once the tables are known.
     fn prepare(&mut self) -> Result<()> {
         let (plan, tables, threads) = (&self.plan, &self.tables, self.shared.pool.threads());
-        let small_bytes = self.shared.small_bytes;
         let mut partials = 0;
         for (step, run) in plan.steps.iter().zip(&mut self.steps) {
             let moved = work(step);
-            let is_small = threads == 1 || moved < small_bytes;
-            // Work is counted in rows; this many rows are one task.
-            let target = |rows: u64| {
-                let tasks = (threads as u64 * TASKS_A_THREAD).min(moved / self.shared.task_bytes()).max(1);
-                rows.div_ceil(tasks)
-            };
+            let is_small = self.shared.is_small(moved);
+            let target = |rows: u64| self.shared.target(moved, rows);
             match run {
                 StepRun::Fold(fold) => {
                     let chain: Vec<&Segments> = fold.stages.iter().map(|stage| tables.get(stage.table)).collect();
                     let top = chain[chain.len() - 1];
                     let rows: u64 = chain.iter().map(|table| table.total_rows() + table.len()).sum();
+                    let target = fold.target(target(rows));
                     fold.cuts = if fold.select.is_some() && !is_small {
-                        cuts::whole(top, target(rows))
+                        cuts::whole(top, target)
                     } else if is_small {
                         cuts::uncut(top)
                     } else {
-                        cuts::cut(&chain, target(rows))
+                        cuts::cut(&chain, target)
                     };
                     partials = partials.max(fold.cuts.partials.saturating_mul(fold.partial_width()));
                     let packed = match fold.load {
@@ -341,6 +347,17 @@ impl Partials {
 }
 
 impl Shared {
+    /// Whether a step that moves so many bytes is one task.
+    fn is_small(&self, moved: u64) -> bool {
+        self.pool.threads() == 1 || moved < self.small_bytes
+    }
+
+    /// How much of the work of a step is one task: work is counted in rows.
+    fn target(&self, moved: u64, rows: u64) -> u64 {
+        let tasks = (self.pool.threads() as u64 * TASKS_A_THREAD).min(moved / self.task_bytes()).max(1);
+        rows.div_ceil(tasks)
+    }
+
     fn task_bytes(&self) -> u64 {
         (self.small_bytes / TASK_SHARE).max(1)
     }
@@ -426,7 +443,8 @@ impl Executable for CpuExecutable {
     }
 
     fn scratch_bytes(&self) -> u64 {
-        (self.scratch.stride * (self.scratch.threads + 1) + self.partials.len() * size_of::<f64>() + self.param_bytes) as u64
+        let partials = if self.arena.is_some() { (self.partials.len() * size_of::<f64>()) as u64 } else { self.most_counts };
+        (self.scratch.stride * (self.scratch.threads + 1) + self.param_bytes) as u64 + partials
     }
 }
 

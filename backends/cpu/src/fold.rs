@@ -301,6 +301,11 @@ impl FoldStep {
         Ok(step)
     }
 
+    /// How many rows make a task, where threads ask for so many.
+    pub(crate) fn target(&self, rows: u64) -> u64 {
+        self.histogram.as_ref().map_or(rows, |histogram| rows.max(histogram.task_rows()))
+    }
+
     /// The f64 values of one row of partials, over all reductions of the topmost stage.
     pub(crate) fn partial_width(&self) -> usize {
         if let Some(histogram) = &self.histogram {

@@ -30,11 +30,26 @@ pub(crate) const COPIES: usize = 8;
 const COPIES_BYTES: usize = 16 << 10;
 /// Copies are worth clearing and adding up for so many ids a row of the table.
 const COPIES_FROM: usize = 64;
+/// A piece of a segment that is cut has at least this many ids a row of the table: it has counts of its own, to be cleared, kept and added up.
+const PIECE: u64 = 4;
 
 impl Histogram {
     /// How many counts a thread needs room for.
     pub(crate) fn counts_of(rows: usize) -> Option<usize> {
         rows.checked_mul(if rows <= COPIES_BYTES / 8 / COPIES { COPIES } else { 1 })
+    }
+
+    /// The fewest ids that are worth a task of their own.
+    pub(crate) fn task_rows(&self) -> u64 {
+        PIECE.saturating_mul(self.rows as u64)
+    }
+
+    /// The most bytes of the counts of all pieces, where so many ids and segments are cut into tasks of about `target`: more than twice as
+    /// many pieces as tasks, as their rows are rounded down to a power of two, and the ends of segments.
+    pub(crate) fn most_partial_bytes(&self, work: u64, target: u64) -> u64 {
+        let tasks = work / target.max(1);
+        let pieces = if tasks == 0 { 0 } else { tasks.saturating_mul(4).saturating_add(2) };
+        pieces.saturating_mul(self.rows as u64).saturating_mul(8)
     }
 
     fn copies(&self, ids: usize) -> usize {

@@ -1,0 +1,41 @@
+//! Folds by counts: the counts of pieces of a segment take no more memory than was promised, and change no bit.
+
+use levelfold::{Bindings, DType, Engine, EngineOptions, Hierarchy, Leaves, Level, OptLevel, Reducer, Segments, TensorView, TensorViewMut};
+use levelfold_cpu::CpuBackend;
+
+/// The sums of looked-up rows by counts, and the scratch that was promised and that there was.
+fn sums(threads: usize, lengths: &[u64]) -> (Vec<f32>, [u64; 2]) {
+    const ROWS: usize = 2000;
+    let backend = CpuBackend::builder().threads(threads).small_bytes(0).build().unwrap();
+    let engine = Engine::with_options(Box::new(backend), EngineOptions { opt: OptLevel::O2, ..EngineOptions::default() });
+    let leaves = Leaves::lookup("c", DType::U16, DType::F32, ROWS as u64, 16);
+    let level = Level::new("y", Segments::from_lengths(lengths).unwrap()).reduce(Reducer::Sum);
+    let prepared = engine.prepare(&Hierarchy::new(leaves).level(level)).unwrap();
+    assert!(prepared.plan().to_string().contains("by counts"), "{}", prepared.plan());
+    let promised = prepared.scratch_bytes();
+    let count: u64 = lengths.iter().sum();
+    let ids: Vec<u16> = (0..count).map(|row| (row * row % ROWS as u64) as u16).collect();
+    let table: Vec<f32> = (0..ROWS * 16).map(|index| 1.0 / (1 + index) as f32).collect();
+    let mut out = vec![0f32; lengths.len() * 16];
+    let bindings = Bindings::new()
+        .input("c.ids", TensorView::from_slice(&ids, [ids.len(), 1]).unwrap())
+        .input("c.table", TensorView::from_slice(&table, [ROWS, 16]).unwrap())
+        .output("y", TensorViewMut::from_slice(&mut out, [lengths.len(), 16]).unwrap());
+    prepared.run(bindings).unwrap();
+    (out, [promised, prepared.scratch_bytes()])
+}
+
+#[test]
+fn counts_of_pieces_are_in_the_scratch_that_is_promised() {
+    for lengths in [&[150_000][..], &[70_000, 1, 90_000], &[9000, 9000, 50_000, 40_000]] {
+        let (wanted, _) = sums(1, lengths);
+        for threads in [2, 3, 16] {
+            let (found, [promised, taken]) = sums(threads, lengths);
+            assert_eq!(found, wanted, "{threads} threads, {lengths:?}");
+            assert!(taken <= promised, "{taken} bytes of scratch where {promised} were promised: {threads} threads, {lengths:?}");
+        }
+    }
+    // Where nobody works beside it, nothing is cut.
+    let (_, [promised, taken]) = sums(1, &[150_000]);
+    assert_eq!(promised, taken);
+}
