@@ -172,7 +172,12 @@ impl Segments {
     /// # Errors
     /// `negative`, `ids-decrease`, `id-too-large`, `overflow`.
     pub fn from_segment_ids<T: Integer>(ids: &[T], count: u64) -> Result<Self> {
-        let mut offsets = Vec::with_capacity(narrow(count.saturating_add(1))?);
+        // The count is a number that somebody wrote: there may be no memory for so many.
+        let mut offsets = Vec::new();
+        offsets.try_reserve_exact(narrow(count.saturating_add(1))?).map_err(|_| {
+            Error::new(ErrorCode::Overflow, format!("there is no memory for the offsets of {count} segments"))
+                .help("give the count of segments that there are: the last id and 1 more, or a few more where the last ones are empty")
+        })?;
         let mut before = 0u64;
         offsets.push(0);
         for (row, &id) in ids.iter().enumerate() {

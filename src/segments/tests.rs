@@ -86,6 +86,9 @@ fn bad_lengths_ranges_ids_and_boundaries_are_told() {
     insta::assert_snapshot!(refused(Segments::from_ranges(&[(0u64, u64::MAX), (0, u64::MAX)], u64::MAX)), @"the lengths of 2 segments do not fit 64 bits [overflow]");
     insta::assert_snapshot!(refused(Segments::from_segment_ids(&[0i64, 2, 1], 3)), @"segment_ids[2] = 1 is less than segment_ids[1] = 2; sort the rows by segment first [ids-decrease]");
     insta::assert_snapshot!(refused(Segments::from_segment_ids(&[0i64, 3], 3)), @"segment_ids[1] = 3, but there are 3 segments; ids are below the count [id-too-large]");
+    insta::assert_snapshot!(refused(Segments::from_segment_ids(&[0i64, 3], 1 << 60)), @"there is no memory for the offsets of 1152921504606846976 segments; give the count of segments that there are: the last id and 1 more, or a few more where the last ones are empty [overflow]");
+    assert_eq!(Segments::from_segment_ids(&[0i64, 3], u64::MAX).unwrap_err().code(), ErrorCode::Overflow);
+    assert_eq!(Segments::from_segment_ids(&[0i64, 3], 1 << 46).unwrap_err().code(), ErrorCode::Overflow);
     insta::assert_snapshot!(refused(Segments::from_segment_ids(&[-1i64], 3)), @"segment_ids[0] = -1 is negative [negative]");
     insta::assert_snapshot!(refused(Segments::from_boundaries(&[3i64, 2], 4)), @"boundaries[1] = 2 is less than boundaries[0] = 3; boundaries never decrease [boundaries-decrease]");
     insta::assert_snapshot!(refused(Segments::from_boundaries(&[5i64], 4)), @"boundaries[0] = 5, but there are 4 rows [past-rows]");
