@@ -121,7 +121,7 @@ pub(crate) fn step_name(step: &Step) -> String {
             let stages: Vec<String> = fold
                 .stages
                 .iter()
-                .map(|stage| stage.reductions.iter().map(|reduction| reduction.reducer.name()).collect::<Vec<_>>().join("+"))
+                .map(|stage| stage.reductions.iter().map(|reduction| reduction.reducer.to_string()).collect::<Vec<_>>().join("+"))
                 .collect();
             format!("fold {}", stages.join(" then "))
         }

@@ -420,7 +420,7 @@ fn level_reports(request: &Request<'_>, rows: [u64; 6]) -> Vec<LevelReport> {
             rows: count(level),
             features: wide(request.features),
             mean_rows: below.map(|below| per_row(count(below))),
-            reduce: below.map(|_| request.reducers[level.index()].name()),
+            reduce: below.map(|_| request.reducers[level.index()].to_string()),
             kept: request.kept.has(level),
         }
     });
@@ -432,7 +432,7 @@ fn metadata(args: &EmbedArgs, request: &Request<'_>, sources: &[Source]) -> Vec<
     let levels: Vec<&str> = TextLevel::ALL.into_iter().map(|level| level.name(request.unit)).collect();
     let reducers: serde_json::Map<String, serde_json::Value> = TextLevel::ALL[1..]
         .iter()
-        .map(|level| (level.name(request.unit).to_owned(), json!(request.reducers[level.index()].name())))
+        .map(|level| (level.name(request.unit).to_owned(), json!(request.reducers[level.index()].to_string())))
         .collect();
     let files: Vec<&str> = sources.iter().map(|source| &*source.name).collect();
     let table = match &args.table {

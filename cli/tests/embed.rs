@@ -212,6 +212,18 @@ fn every_level_is_what_plain_arithmetic_gives() {
 }
 
 #[test]
+fn files_name_reducers_with_all_that_they_were_told() {
+    let place = Place::new().with("a.md", README);
+    let told = "word=quantile(0.2),sentence=std(ddof=1),corpus=custom(t: s from x by max(a.s, b.s); s)";
+    let file = place.file(&["a.md", "--reduce", told]);
+    let named = serde_json::json!({
+        "word": "quantile(0.2)", "sentence": "std(ddof=1)", "paragraph": "mean", "document": "mean",
+        "corpus": "custom(t: s from x by max(a.s, b.s); s)",
+    });
+    assert_eq!(file.metadata["reduce"], named);
+}
+
+#[test]
 fn text_is_cut_as_documented() {
     let place = Place::new().with("a.md", README);
     let file = place.file(&["a.md", "--keep", ALL]);

@@ -50,7 +50,7 @@ pub(crate) struct LevelReport {
     /// Rows of the level below in each of its rows; null for the units.
     pub(crate) mean_rows: Option<f64>,
     /// The reducer; null for the units.
-    pub(crate) reduce: Option<&'static str>,
+    pub(crate) reduce: Option<String>,
     /// Whether the file holds it.
     pub(crate) kept: bool,
 }
@@ -110,7 +110,7 @@ impl fmt::Display for Report {
                 level.rows.to_string(),
                 level.features.to_string(),
                 level.mean_rows.map_or("-".to_owned(), |mean| format!("{mean:.2}")),
-                level.reduce.unwrap_or("-").to_owned(),
+                level.reduce.clone().unwrap_or_else(|| "-".to_owned()),
                 if level.kept { "yes" } else { "-" }.to_owned(),
             ]);
         }
