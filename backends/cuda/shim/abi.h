@@ -37,6 +37,7 @@ struct Api {
   void (*bring)(void* to, const void* bytes, unsigned count, const void* from, int line);
   void (*sent)();
   void (*arrived)(unsigned later);
+  void (*not_aligned)(const void* at, unsigned to, unsigned line);
 };
 
 }  // namespace lf_shim

@@ -13,6 +13,23 @@ static const Api* api;
 
 }  // namespace lf_shim
 
+// What the compiler calls where something is touched that is not aligned to its size, as -fsanitize=alignment asks: a device fails there. Structures as
+// libubsan has them, which is not needed then.
+#if !defined(__SANITIZE_ADDRESS__)
+struct lf_shim_place {
+  const char* file;
+  unsigned line, column;
+};
+struct lf_shim_mismatch {
+  lf_shim_place place;
+  const void* type;
+  unsigned char log_of_alignment, kind;
+};
+extern "C" __attribute__((visibility("hidden"))) void __ubsan_handle_type_mismatch_v1(lf_shim_mismatch* what, unsigned long at) {
+  lf_shim::api->not_aligned(reinterpret_cast<const void*>(at), 1u << what->log_of_alignment, what->place.line);
+}
+#endif
+
 extern "C" __attribute__((visibility("default"))) void lf_shim_bind(const lf_shim::Api* api) { lf_shim::api = api; }
 
 #define __device__

@@ -1,8 +1,9 @@
 // A libnvrtc for tests: the functions that the backend calls. It compiles a kernel's source and its -D options with the machine's own C++ compiler and
-// lf_shim.h, into a shared library; the "code for the device" is the path of that library, which driver.cpp opens. Whatever was compiled once is taken
+// lf_shim.h, into a shared library; the "code for the device" is the path of that library, which driver/kernels.cpp opens. Whatever was compiled once is taken
 // from the folder again: its name is a hash of the source, the options, the shim and the compiler.
 //
 // LF_SHIM_HEADERS (where lf_shim.h lies), LF_SHIM_FOLDER (where libraries go), LF_SHIM_COMPILER and LF_SHIM_FLAGS come from whoever builds this file.
+#include <algorithm>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -25,7 +26,12 @@ namespace {
 
 struct Program {
   std::string source, log, image;
+  bool is_ptx = false;
 };
+
+// The release, and what it makes code for: of 13.0.
+constexpr int RELEASE = 13000;
+const std::vector<int> ARCHITECTURES = {75, 80, 86, 87, 88, 89, 90, 100, 103, 110, 120, 121};
 
 std::string read_file(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
@@ -65,8 +71,8 @@ int run(const std::vector<std::string>& command, const std::string& output) {
 }  // namespace
 
 EXPORT int nvrtcVersion(int* major, int* minor) {
-  *major = 13;
-  *minor = 0;
+  *major = RELEASE / 1000;
+  *minor = RELEASE % 1000 / 10;
   return 0;
 }
 
@@ -114,8 +120,10 @@ EXPORT int nvrtcCompileProgram(void* handle, int count, const char* const* optio
       return 5;
     }
   }
-  if (architecture.rfind("sm_", 0) != 0) {
-    program.log = "no code is made for `" + architecture + "`";
+  program.is_ptx = architecture.rfind("compute_", 0) == 0;
+  const std::string number = architecture.substr(program.is_ptx ? 8 : architecture.rfind("sm_", 0) == 0 ? 3 : architecture.size());
+  if (std::find(ARCHITECTURES.begin(), ARCHITECTURES.end(), atoi(number.c_str())) == ARCHITECTURES.end()) {
+    program.log = "nvrtc: error: invalid value for --gpu-architecture (-arch)";
     return 5;
   }
   // What the real one does where it is not told otherwise.
@@ -144,15 +152,35 @@ EXPORT int nvrtcCompileProgram(void* handle, int count, const char* const* optio
     }
     if (rename(mine.c_str(), path.c_str())) return 11;
   }
-  program.image = "LFSHIM " + architecture + " " + path + "\n";
+  program.image = "LFSHIM " + architecture + " " + std::to_string(RELEASE) + " " + path + "\n";
   return 0;
 }
 
-EXPORT int nvrtcGetCUBINSize(void* program, size_t* bytes) {
+EXPORT int nvrtcGetNumSupportedArchs(int* count) {
+  *count = static_cast<int>(ARCHITECTURES.size());
+  return 0;
+}
+EXPORT int nvrtcGetSupportedArchs(int* to) {
+  std::copy(ARCHITECTURES.begin(), ARCHITECTURES.end(), to);
+  return 0;
+}
+// There is code for a device, or a text for any, as the architecture says.
+EXPORT int nvrtcGetCUBINSize(void* handle, size_t* bytes) {
+  const Program& program = *static_cast<Program*>(handle);
+  *bytes = program.is_ptx ? 0 : program.image.size() + 1;
+  return 0;
+}
+EXPORT int nvrtcGetCUBIN(void* handle, char* to) {
+  const Program& program = *static_cast<Program*>(handle);
+  if (program.is_ptx) return 11;
+  strcpy(to, program.image.c_str());
+  return 0;
+}
+EXPORT int nvrtcGetPTXSize(void* program, size_t* bytes) {
   *bytes = static_cast<Program*>(program)->image.size() + 1;
   return 0;
 }
-EXPORT int nvrtcGetCUBIN(void* program, char* to) {
+EXPORT int nvrtcGetPTX(void* program, char* to) {
   strcpy(to, static_cast<Program*>(program)->image.c_str());
   return 0;
 }

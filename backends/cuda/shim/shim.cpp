@@ -5,6 +5,7 @@
 //   - a lane that a warp operation names does not come to it, or a lane asks another that takes no part;
 //   - bytes behind the shared memory were written;
 //   - an asynchronous copy is not aligned, or leaves the shared memory;
+//   - something is read or written across its alignment;
 //   - the block or the shared memory is larger than a device takes.
 //
 // Shared memory is poisoned before each block. An asynchronous copy poisons its target until it is waited for.
@@ -282,7 +283,13 @@ void arrived(unsigned later) {
   }
 }
 
-const Api API = {get_thread, get_block, get_block_dim, get_grid_dim, get_shared, barrier, exchange, wrong_lane, bring, sent, arrived};
+void not_aligned(const void* at, unsigned to, unsigned line) {
+  char text[120];
+  snprintf(text, sizeof text, "thread %u touches %p, which is not aligned to %u bytes, in line %u", here.current->index, at, to, line);
+  fail_here(text);
+}
+
+const Api API = {get_thread, get_block, get_block_dim, get_grid_dim, get_shared, barrier, exchange, wrong_lane, bring, sent, arrived, not_aligned};
 
 // ---------------------------------------------------------------------------------------------------------- schedules
 

@@ -70,10 +70,10 @@ impl Cache {
 }
 
 fn render(key: CacheKey, compiled: &Compiled) -> Vec<u8> {
-    let mut body = Vec::with_capacity(compiled.cubin.len() + compiled.log.len());
-    body.extend_from_slice(&compiled.cubin);
+    let mut body = Vec::with_capacity(compiled.code.len() + compiled.log.len());
+    body.extend_from_slice(&compiled.code);
     body.extend_from_slice(compiled.log.as_bytes());
-    let length = crate::wide(compiled.cubin.len()).to_le_bytes();
+    let length = crate::wide(compiled.code.len()).to_le_bytes();
     let mut entry = Vec::with_capacity(HEADER + body.len());
     entry.extend_from_slice(MAGIC);
     entry.extend_from_slice(&key.0.to_le_bytes());
@@ -93,7 +93,7 @@ fn parse(key: CacheKey, entry: &[u8]) -> Option<Compiled> {
     let (length, body) = rest.split_first_chunk::<8>()?;
     let length = usize::try_from(u64::from_le_bytes(*length)).ok()?;
     let log = std::str::from_utf8(body.get(length..)?).ok()?;
-    Some(Compiled { cubin: body.get(..length)?.to_vec(), log: log.to_owned() })
+    Some(Compiled { code: body.get(..length)?.to_vec(), log: log.to_owned() })
 }
 
 #[cfg(test)]
@@ -105,7 +105,7 @@ mod tests {
     }
 
     fn compiled() -> Compiled {
-        Compiled { cubin: (0..=255).collect(), log: "used 32 registers".into() }
+        Compiled { code: (0..=255).collect(), log: "used 32 registers".into() }
     }
 
     #[test]

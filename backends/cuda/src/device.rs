@@ -71,7 +71,7 @@ impl Device {
             (attribute(A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?, attribute(A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?);
         let multiprocessors = attribute(A::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
         // SAFETY: as above; the context is released when the device is dropped.
-        check(unsafe { sys::cuDevicePrimaryCtxRetain(&raw mut context, device) }, "opening the device's context")?;
+        crate::driver::opened(unsafe { sys::cuDevicePrimaryCtxRetain(&raw mut context, device) })?;
         // SAFETY: a C string that the driver ended within 255 bytes, or that the last byte of the buffer, 0, ends.
         let name = unsafe { std::ffi::CStr::from_ptr(name.as_ptr()) }.to_string_lossy().into_owned();
         Ok(Arc::new(Device {
@@ -110,11 +110,6 @@ impl Device {
         // SAFETY: both live across the call.
         check(unsafe { sys::cuMemGetInfo_v2(&raw mut free, &raw mut total) }, "the device's free memory")?;
         Ok(crate::wide(free))
-    }
-
-    /// `sm_90`.
-    pub(crate) fn arch(&self) -> String {
-        format!("sm_{}{}", self.capability.0, self.capability.1)
     }
 }
 
@@ -242,9 +237,10 @@ impl Stream {
         self.raw
     }
 
-    /// Whether what is launched on it can be recorded: not on the default stream.
+    /// Whether what is launched on it can be recorded: not on the default stream, nor on that of each thread, which is another one for who runs next. They
+    /// are the numbers 0, 1 and 2.
     pub(crate) fn can_be_captured(&self) -> bool {
-        !self.raw.is_null()
+        self.raw.addr() > 2
     }
 
     /// Waits for everything on it.

@@ -81,6 +81,9 @@ impl Driver {
             return Err(Error::new(ErrorCode::BackendUnavailable, "this machine has no CUDA driver (libcuda.so.1 is not found)")
                 .help("install NVIDIA's driver, or use --backend cpu"));
         }
+        if let Some(path) = path {
+            is_taken(path)?;
+        }
         for name in FUNCTIONS {
             // SAFETY: the library is there, as was just seen; the address is not called here.
             if unsafe { sys::culib().get::<*const c_void>(name.as_bytes()) }.is_err() {
@@ -155,12 +158,31 @@ fn load(path: &Path) -> Result<()> {
     }
 }
 
+/// Whether the library at a path, which was loaded, is the one that cudarc calls: it looks for `libcuda.so` first, and where the system has one under just that name,
+/// takes it.
+fn is_taken(path: &Path) -> Result<()> {
+    // SAFETY: both are loaded already; the addresses are compared, and not called.
+    let (told, taken) = unsafe {
+        let told = libloading::os::unix::Library::open(Some(path), libloading::os::unix::RTLD_NOW);
+        let address = told.as_ref().ok().and_then(|library| library.get::<*const c_void>(b"cuInit").ok().map(|symbol| *symbol));
+        (address, sys::culib().get::<*const c_void>(b"cuInit").ok().map(|symbol| *symbol))
+    };
+    if told == taken {
+        return Ok(());
+    }
+    let message = format!("the driver {} is asked for, but the system has another as libcuda.so, which comes first", path.display());
+    Err(Error::new(ErrorCode::Option, message)
+        .help("put the folder of the one that is asked for, with a libcuda.so in it, into LD_LIBRARY_PATH"))
+}
+
 /// A call while the driver is started.
 fn start(result: sys::CUresult) -> Result<()> {
     let help = match result {
         sys::CUresult::CUDA_SUCCESS => return Ok(()),
         sys::CUresult::CUDA_ERROR_NO_DEVICE => return Err(no_device()),
-        sys::CUresult::CUDA_ERROR_STUB_LIBRARY => "the library found is a stub to link against: put the driver's own before it",
+        sys::CUresult::CUDA_ERROR_STUB_LIBRARY => {
+            "the libcuda.so that is found is a stub to link against: take its folder out of LD_LIBRARY_PATH"
+        }
         sys::CUresult::CUDA_ERROR_SYSTEM_DRIVER_MISMATCH => "the driver's library and kernel module differ: restart the machine",
         _ => "look at nvidia-smi, or use --backend cpu",
     };
@@ -172,6 +194,16 @@ pub(crate) fn no_device() -> Error {
         .help("look at nvidia-smi and at CUDA_VISIBLE_DEVICES, or use --backend cpu")
 }
 
+/// A call that opens a device. One that is full, or that another process has for itself, is as good as none.
+pub(crate) fn opened(result: sys::CUresult) -> Result<()> {
+    let help = match result {
+        sys::CUresult::CUDA_SUCCESS => return Ok(()),
+        sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => "its memory is full: look at nvidia-smi, or use --backend cpu",
+        _ => "another process may have it for itself: look at nvidia-smi, or use --backend cpu",
+    };
+    Err(Error::new(ErrorCode::BackendUnavailable, format!("the CUDA device cannot be opened: {}", name_of(result))).help(help))
+}
+
 /// Holds the result of a call: what it was for, and what the driver says.
 pub(crate) fn check(result: sys::CUresult, what: &str) -> Result<()> {
     if result == sys::CUresult::CUDA_SUCCESS {
@@ -181,7 +213,24 @@ pub(crate) fn check(result: sys::CUresult, what: &str) -> Result<()> {
         return Err(Error::new(ErrorCode::MemoryLimit, format!("{what}: the device has no memory left"))
             .help("keep fewer levels, fold fewer rows at once, or free memory of the device"));
     }
-    Err(Error::new(ErrorCode::Device, format!("{what}: {}", name_of(result))))
+    let error = Error::new(ErrorCode::Device, format!("{what}: {}", name_of(result)));
+    Err(match result {
+        // A context that met one of these takes no more work, nor does the process get another.
+        sys::CUresult::CUDA_ERROR_ILLEGAL_ADDRESS
+        | sys::CUresult::CUDA_ERROR_LAUNCH_TIMEOUT
+        | sys::CUresult::CUDA_ERROR_ASSERT
+        | sys::CUresult::CUDA_ERROR_HARDWARE_STACK_ERROR
+        | sys::CUresult::CUDA_ERROR_ILLEGAL_INSTRUCTION
+        | sys::CUresult::CUDA_ERROR_MISALIGNED_ADDRESS
+        | sys::CUresult::CUDA_ERROR_INVALID_ADDRESS_SPACE
+        | sys::CUresult::CUDA_ERROR_INVALID_PC
+        | sys::CUresult::CUDA_ERROR_LAUNCH_FAILED
+        | sys::CUresult::CUDA_ERROR_ECC_UNCORRECTABLE => error.help("the device takes no more work of this process: start it again"),
+        sys::CUresult::CUDA_ERROR_UNSUPPORTED_PTX_VERSION => {
+            error.help("NVRTC does not know this device, and what it makes for later ones is too new for the driver: install a later driver, or an NVRTC that knows it")
+        }
+        _ => error,
+    })
 }
 
 /// `CUDA_ERROR_INVALID_VALUE (invalid argument)`.

@@ -178,7 +178,7 @@ impl CudaBuilder {
     pub fn build(self) -> Result<CudaBackend> {
         let driver = Driver::open(self.driver.as_deref())?;
         let device = Device::open(driver, self.device)?;
-        let nvrtc = Nvrtc::find(&self.nvrtc, driver.version())?;
+        let nvrtc = Nvrtc::find(&self.nvrtc, driver.version(), device.capability)?;
         let kernels = Kernels::new(Arc::clone(&device), nvrtc, Cache::new(self.cache));
         let shared = Shared {
             kernels,

@@ -151,7 +151,8 @@ impl Kernels {
             KernelSpec::Moves => "moves.cu",
         };
         let source = spec.source();
-        let arch = self.device.arch();
+        let architecture = self.nvrtc.architecture(self.device.capability)?;
+        let arch = architecture.name();
         let mut options = vec![format!("--gpu-architecture={arch}")];
         options.extend(COMPILE_OPTIONS.map(str::to_owned));
         options.extend(spec.defines());
@@ -162,7 +163,7 @@ impl Kernels {
                 return Ok(loaded);
             }
         }
-        let compiled = self.nvrtc.compile(name, source, &options)?;
+        let compiled = self.nvrtc.compile(name, source, &options, architecture)?;
         // Without a place to keep it, the next process compiles again: nothing to stop for.
         let _ = self.cache.put(key, &compiled);
         self.load_module(spec, &options, &compiled, false)
@@ -172,7 +173,7 @@ impl Kernels {
         let _entered = self.device.enter()?;
         let mut raw = std::ptr::null_mut();
         // SAFETY: the code is what NVRTC made, whole, as the checksum says where it comes from a file; it lives across the call.
-        check(unsafe { sys::cuModuleLoadData(&raw mut raw, compiled.cubin.as_ptr().cast()) }, "loading kernels")?;
+        check(unsafe { sys::cuModuleLoadData(&raw mut raw, compiled.code.as_ptr().cast()) }, "loading kernels")?;
         let module = Arc::new(Module { device: Arc::clone(&self.device), raw });
         let mut loaded = Loaded { functions: Vec::new(), facts: Vec::new() };
         for &entry in spec.entries() {

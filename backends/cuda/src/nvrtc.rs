@@ -1,7 +1,7 @@
-//! NVRTC, the compiler of kernels: found where it lies, and called through its nine functions.
+//! NVRTC, the compiler of kernels: found where it lies, and called through its few functions.
 //!
 //! cudarc looks for NVRTC under fixed names only, and its safe interface has neither the code for one device nor the log of a compilation that
-//! succeeded. Releases 12 and 13 have the same nine functions.
+//! succeeded. Releases 12 and 13 have the same functions.
 
 use levelfold::error::{Error, ErrorCode, Result};
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
@@ -42,27 +42,56 @@ pub(crate) struct Nvrtc {
     compile: unsafe extern "C" fn(Program, c_int, *const *const c_char) -> Status,
     cubin_size: unsafe extern "C" fn(Program, *mut usize) -> Status,
     cubin: unsafe extern "C" fn(Program, *mut c_char) -> Status,
+    ptx_size: unsafe extern "C" fn(Program, *mut usize) -> Status,
+    ptx: unsafe extern "C" fn(Program, *mut c_char) -> Status,
+    known_count: unsafe extern "C" fn(*mut c_int) -> Status,
+    known: unsafe extern "C" fn(*mut c_int) -> Status,
     log_size: unsafe extern "C" fn(Program, *mut usize) -> Status,
     log: unsafe extern "C" fn(Program, *mut c_char) -> Status,
     error: unsafe extern "C" fn(Status) -> *const c_char,
 }
 
+/// What kernels are compiled for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Architecture {
+    /// Code that devices of this capability run, and later ones of the same major number: 90 for 9.0.
+    Code(u32),
+    /// PTX of this capability, of which the driver makes code for any later device: where the compiler is older than the device.
+    Text(u32),
+}
+
+impl Architecture {
+    /// As compilers name it.
+    pub(crate) fn name(self) -> String {
+        match self {
+            Architecture::Code(number) => format!("sm_{number}"),
+            Architecture::Text(number) => format!("compute_{number}"),
+        }
+    }
+
+    /// The best of what a compiler knows for a device: its own; else the latest before it of the same major number; else a text of the latest before it.
+    fn of(device: u32, known: &[u32]) -> Option<Architecture> {
+        let before = known.iter().copied().filter(|&one| one <= device).max()?;
+        Some(if before / 10 == device / 10 { Architecture::Code(before) } else { Architecture::Text(before) })
+    }
+}
+
 /// What a compilation gave.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Compiled {
-    /// Code for one architecture.
-    pub(crate) cubin: Vec<u8>,
+    /// Code for one architecture, or a text that the driver makes code of ([`Architecture`]).
+    pub(crate) code: Vec<u8>,
     /// What the compiler said; empty where it had nothing to say.
     pub(crate) log: String,
 }
 
 impl Nvrtc {
     /// Finds NVRTC: the file that was told, or else what the system's loader knows, or else what lies in the folders. A release that is newer
-    /// than what the driver (`driver`, 1000 · major) runs is passed over.
+    /// than what the driver (`driver`, 1000 · major) runs is passed over, and so is one that makes no code for the device.
     ///
     /// # Errors
     /// `backend-unavailable`, with everything that was tried.
-    pub(crate) fn find(search: &NvrtcSearch, driver: i32) -> Result<Nvrtc> {
+    pub(crate) fn find(search: &NvrtcSearch, driver: i32, capability: (i32, i32)) -> Result<Nvrtc> {
         let mut tried: Vec<Error> = Vec::new();
         let candidates = match &search.file {
             Some(file) => vec![file.clone()],
@@ -75,11 +104,15 @@ impl Nvrtc {
                     let reason = format!("and the driver runs code for CUDA {} and before", crate::driver::shown_version(driver));
                     tried.push(unfit(&nvrtc, &reason));
                 }
-                Ok(nvrtc) => return Ok(nvrtc),
+                Ok(nvrtc) => match nvrtc.architecture(capability) {
+                    Ok(_) => return Ok(nvrtc),
+                    Err(error) => tried.push(error),
+                },
                 Err(error) => tried.push(error),
             }
         }
-        let wheel = if driver / 1000 >= 13 { "nvidia-cuda-nvrtc" } else { "nvidia-cuda-nvrtc-cu12" };
+        // Release 13 begins at 7.5.
+        let wheel = if driver / 1000 >= 13 && capability >= (7, 5) { "nvidia-cuda-nvrtc" } else { "nvidia-cuda-nvrtc-cu12" };
         let help = format!("install it (pip install {wheel} has it), or say where it is with --nvrtc");
         // One sentence, where there is something to say beyond that it is nowhere.
         let unfit = tried.iter().find(|error| error.code() == ErrorCode::BackendUnavailable);
@@ -122,6 +155,10 @@ impl Nvrtc {
                 compile: *library.get(b"nvrtcCompileProgram").map_err(|error| missing(&error))?,
                 cubin_size: *library.get(b"nvrtcGetCUBINSize").map_err(|error| missing(&error))?,
                 cubin: *library.get(b"nvrtcGetCUBIN").map_err(|error| missing(&error))?,
+                ptx_size: *library.get(b"nvrtcGetPTXSize").map_err(|error| missing(&error))?,
+                ptx: *library.get(b"nvrtcGetPTX").map_err(|error| missing(&error))?,
+                known_count: *library.get(b"nvrtcGetNumSupportedArchs").map_err(|error| missing(&error))?,
+                known: *library.get(b"nvrtcGetSupportedArchs").map_err(|error| missing(&error))?,
                 log_size: *library.get(b"nvrtcGetProgramLogSize").map_err(|error| missing(&error))?,
                 log: *library.get(b"nvrtcGetProgramLog").map_err(|error| missing(&error))?,
                 error: *library.get(b"nvrtcGetErrorString").map_err(|error| missing(&error))?,
@@ -131,11 +168,30 @@ impl Nvrtc {
         Ok(nvrtc)
     }
 
-    /// Compiles a source to code for one architecture.
+    /// What kernels are compiled for, where a device has this compute capability.
     ///
     /// # Errors
-    /// `device` with the first lines of the log: a kernel of ours that does not compile, or an architecture that this release does not know.
-    pub(crate) fn compile(&self, name: &str, source: &str, options: &[String]) -> Result<Compiled> {
+    /// `backend-unavailable` where this release makes code for later devices only.
+    pub(crate) fn architecture(&self, (major, minor): (i32, i32)) -> Result<Architecture> {
+        let mut count = 0;
+        // SAFETY: `count` lives across the call.
+        self.ok(unsafe { (self.known_count)(&raw mut count) }, "the architectures that it knows")?;
+        let mut known = vec![0; usize::try_from(count).unwrap_or(0)];
+        // SAFETY: the list has as many places as were told.
+        self.ok(unsafe { (self.known)(known.as_mut_ptr()) }, "the architectures that it knows")?;
+        let known: Vec<u32> = known.into_iter().filter_map(|one| u32::try_from(one).ok()).collect();
+        Architecture::of(u32::try_from(major * 10 + minor).unwrap_or(0), &known).ok_or_else(|| {
+            let (release, of) = self.version;
+            let message = format!("NVRTC {release}.{of} makes no code for devices of compute capability {major}.{minor}");
+            Error::new(ErrorCode::BackendUnavailable, message)
+        })
+    }
+
+    /// Compiles a source for an architecture.
+    ///
+    /// # Errors
+    /// `device` with the first lines of the log: a kernel of ours that does not compile.
+    pub(crate) fn compile(&self, name: &str, source: &str, options: &[String], architecture: Architecture) -> Result<Compiled> {
         let text = |text: &str| CString::new(text).map_err(|_| Error::new(ErrorCode::Internal, "a kernel's source has a zero byte"));
         let (source, file) = (text(source)?, text(name)?);
         let options = options.iter().map(|option| text(option)).collect::<Result<Vec<CString>>>()?;
@@ -161,14 +217,18 @@ impl Nvrtc {
                         lines.join(" / ")
                     ),
                 );
-                // 5: an option is not known, which the architecture is when the device is newer than the compiler.
-                return Err(if status == 5 { error.help("the device may be newer than this NVRTC: install a later one") } else { error });
+                return Err(error);
             }
             let mut size = 0;
-            self.ok((self.cubin_size)(program.program, &raw mut size), name)?;
-            let mut cubin = vec![0u8; size];
-            self.ok((self.cubin)(program.program, cubin.as_mut_ptr().cast()), name)?;
-            Ok(Compiled { cubin, log })
+            let (size_of, get) = match architecture {
+                Architecture::Code(_) => (self.cubin_size, self.cubin),
+                // A zero byte ends it, which the driver needs.
+                Architecture::Text(_) => (self.ptx_size, self.ptx),
+            };
+            self.ok(size_of(program.program, &raw mut size), name)?;
+            let mut code = vec![0u8; size];
+            self.ok(get(program.program, code.as_mut_ptr().cast()), name)?;
+            Ok(Compiled { code, log })
         }
     }
 
@@ -253,7 +313,7 @@ mod tests {
     #[test]
     fn a_file_that_is_not_there_is_told_with_what_to_do() {
         let search = NvrtcSearch { file: Some("/nowhere/libnvrtc.so.12".into()), folders: Vec::new() };
-        let error = Nvrtc::find(&search, 12_080).err().expect("no such file");
+        let error = Nvrtc::find(&search, 12_080, (9, 0)).err().expect("no such file");
         assert_eq!(error.code(), ErrorCode::BackendUnavailable);
         assert!(error.message().contains("/nowhere/libnvrtc.so.12"), "{error}");
         assert!(error.to_string().contains("pip install nvidia-cuda-nvrtc-cu12"), "{error}");
@@ -266,6 +326,22 @@ mod tests {
         std::fs::write(&file, b"no library").expect("written");
         let error = Nvrtc::load(&file).err().expect("no library");
         assert!(error.to_string().contains("libnvrtc.so.12"), "{error}");
+    }
+
+    #[test]
+    fn a_device_has_its_own_code_or_that_of_its_family_or_a_text() {
+        let known = [75, 80, 86, 90, 100, 103];
+        for (device, wanted) in [
+            (90, Some(Architecture::Code(90))),
+            (89, Some(Architecture::Code(86))),
+            (101, Some(Architecture::Code(100))),
+            (120, Some(Architecture::Text(103))),
+            (70, None),
+        ] {
+            assert_eq!(Architecture::of(device, &known), wanted, "{device}");
+        }
+        assert_eq!(Architecture::of(90, &[]), None);
+        assert_eq!((Architecture::Code(90).name(), Architecture::Text(103).name()), ("sm_90".to_owned(), "compute_103".to_owned()));
     }
 
     #[test]

@@ -6,12 +6,17 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The sources, by name.
-const SOURCES: [(&str, &str); 6] = [
+const SOURCES: [(&str, &str); 11] = [
     ("abi.h", include_str!("../abi.h")),
     ("lf_shim.h", include_str!("../lf_shim.h")),
     ("shim.h", include_str!("../shim.h")),
     ("shim.cpp", include_str!("../shim.cpp")),
-    ("driver.cpp", include_str!("../driver.cpp")),
+    ("driver/fake.h", include_str!("../driver/fake.h")),
+    ("driver/fake.cpp", include_str!("../driver/fake.cpp")),
+    ("driver/device.cpp", include_str!("../driver/device.cpp")),
+    ("driver/memory.cpp", include_str!("../driver/memory.cpp")),
+    ("driver/streams.cpp", include_str!("../driver/streams.cpp")),
+    ("driver/kernels.cpp", include_str!("../driver/kernels.cpp")),
     ("nvrtc.cpp", include_str!("../nvrtc.cpp")),
 ];
 
@@ -35,7 +40,8 @@ impl Flavour {
 
     fn flags(self) -> &'static str {
         match self {
-            Flavour::Plain => "-O1",
+            // As on a device, what lies across its alignment is an error: see lf_shim.h, which has what the compiler calls then.
+            Flavour::Plain => "-O1 -fsanitize=alignment -Wl,--as-needed",
             Flavour::Sanitized => "-O1 -g1 -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer",
         }
     }
@@ -103,6 +109,7 @@ pub fn libraries(flavour: Flavour) -> Result<Libraries, String> {
         return Ok(libraries);
     }
     fs::create_dir_all(&made).map_err(|error| format!("{}: {error}", made.display()))?;
+    fs::create_dir_all(made.join("driver")).map_err(|error| format!("{}: {error}", made.display()))?;
     for (name, text) in SOURCES {
         fs::write(made.join(name), text).map_err(|error| format!("{name}: {error}"))?;
     }
@@ -114,14 +121,23 @@ pub fn libraries(flavour: Flavour) -> Result<Libraries, String> {
         text("LF_SHIM_COMPILER", "g++"),
         text("LF_SHIM_FLAGS", flavour.flags()),
     ];
-    compile(&made, &["shim.cpp", "driver.cpp"], &[], &libraries.driver)?;
-    compile(&made, &["nvrtc.cpp"], &defines, &libraries.nvrtc)?;
+    let sources: Vec<&str> = SOURCES
+        .iter()
+        .map(|(name, _)| *name)
+        .filter(|name| *name == "shim.cpp" || name.starts_with("driver/") && name.ends_with(".cpp"))
+        .collect();
+    // Whoever looks for a driver by this name first, finds ours before that of a machine which has one: by the library's own name where it is loaded
+    // already, and by the link where the folder is searched.
+    compile(&made, &sources, &[], "libcuda.so", &libraries.driver)?;
+    let link = made.join("libcuda.so");
+    let _ = fs::remove_file(&link);
+    std::os::unix::fs::symlink("libcuda.so.1", &link).map_err(|error| format!("{}: {error}", link.display()))?;
+    compile(&made, &["nvrtc.cpp"], &defines, "libnvrtc.so.13", &libraries.nvrtc)?;
     Ok(libraries)
 }
 
-fn compile(folder: &Path, sources: &[&str], defines: &[String], library: &Path) -> Result<(), String> {
+fn compile(folder: &Path, sources: &[&str], defines: &[String], name: &str, library: &Path) -> Result<(), String> {
     let unfinished = library.with_extension("unfinished");
-    let name = library.file_name().unwrap_or_default().to_string_lossy();
     let output = Command::new("g++")
         .current_dir(folder)
         .args(["-std=c++20", "-O2", "-Wall", "-Wextra", "-Werror", "-fPIC", "-shared", "-fvisibility=hidden"])

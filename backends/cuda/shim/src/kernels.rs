@@ -103,7 +103,7 @@ impl Shim {
         if status != 0 {
             return Err(answer);
         }
-        let path = answer.trim_end().splitn(3, ' ').nth(2).ok_or("the compiler gave no path")?;
+        let path = answer.trim_end().splitn(4, ' ').nth(3).ok_or("the compiler gave no path")?;
         // SAFETY: a library of kernels has no initializers; `bind` is given the table that it was compiled against.
         unsafe {
             let library = Library::new(path).map_err(|error| error.to_string())?;

@@ -1,7 +1,7 @@
 //! CUDA without a GPU, for tests: kernels run on the CPU, under a driver and a compiler that the backend takes for real ones.
 //!
 //! - `lf_shim.h` and `shim.cpp` run a kernel's own source, one fiber a CUDA thread, under a [`Schedule`].
-//! - `driver.cpp` is a libcuda over host memory, with faults to order ([`Libraries::driver`]).
+//! - `driver/` is a libcuda over host memory, with faults to order ([`Libraries::driver`]).
 //! - `nvrtc.cpp` is a libnvrtc that compiles with g++ ([`Libraries::nvrtc`]).
 //!
 //! [`libraries`] builds the two with g++ into the target folder, once; [`Shim`] runs single kernels without a driver. [`nvrtc_wheel`] fetches the

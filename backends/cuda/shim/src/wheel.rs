@@ -101,6 +101,19 @@ impl Nvrtc {
     /// # Errors
     /// The compiler's log.
     pub fn resources(&self, source: &str, options: &[String], architecture: &str) -> Result<Vec<Resources>, String> {
+        parse(&self.compile(source, options, architecture)?.0)
+    }
+
+    /// The PTX of a source for an architecture (`compute_90`).
+    ///
+    /// # Errors
+    /// The compiler's log.
+    pub fn ptx(&self, source: &str, options: &[String], architecture: &str) -> Result<String, String> {
+        Ok(self.compile(source, options, architecture)?.1)
+    }
+
+    /// The log and the PTX.
+    fn compile(&self, source: &str, options: &[String], architecture: &str) -> Result<(String, String), String> {
         let text = |text: &str| CString::new(text).map_err(|_| "a zero byte".to_owned());
         let source = text(source)?;
         let mut options = options.iter().map(|option| text(option)).collect::<Result<Vec<_>, _>>()?;
@@ -114,7 +127,7 @@ impl Nvrtc {
         type Get = unsafe extern "C" fn(*mut c_void, *mut c_char) -> c_int;
         type Destroy = unsafe extern "C" fn(*mut *mut c_void) -> c_int;
         // SAFETY: signatures as NVRTC documents them; strings live across the calls, and the buffer is as long as was told.
-        let (status, log) = unsafe {
+        let (status, log, ptx) = unsafe {
             let mut program: *mut c_void = std::ptr::null_mut();
             let missing = |error: libloading::Error| error.to_string();
             let create = self.library.get::<Create>(b"nvrtcCreateProgram").map_err(missing)?;
@@ -124,10 +137,15 @@ impl Nvrtc {
             self.library.get::<Size>(b"nvrtcGetProgramLogSize").map_err(missing)?(program, &raw mut size);
             let mut bytes = vec![0u8; size + 1];
             self.library.get::<Get>(b"nvrtcGetProgramLog").map_err(missing)?(program, bytes.as_mut_ptr().cast());
+            let log = CStr::from_ptr(bytes.as_ptr().cast()).to_string_lossy().into_owned();
+            self.library.get::<Size>(b"nvrtcGetPTXSize").map_err(missing)?(program, &raw mut size);
+            let mut bytes = vec![0u8; size + 1];
+            self.library.get::<Get>(b"nvrtcGetPTX").map_err(missing)?(program, bytes.as_mut_ptr().cast());
+            let ptx = CStr::from_ptr(bytes.as_ptr().cast()).to_string_lossy().into_owned();
             self.library.get::<Destroy>(b"nvrtcDestroyProgram").map_err(missing)?(&raw mut program);
-            (status, CStr::from_ptr(bytes.as_ptr().cast()).to_string_lossy().into_owned())
+            (status, log, ptx)
         };
-        if status == 0 { parse(&log) } else { Err(log) }
+        if status == 0 { Ok((log, ptx)) } else { Err(log) }
     }
 }
 

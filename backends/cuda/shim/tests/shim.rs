@@ -149,6 +149,8 @@ fn bytes_out_of_place_are_seen() {
     assert!(behind.starts_with("bytes behind the shared memory were written"), "{behind}");
     let crooked = error(&shim, "LF_SHARED(shared); bring<16>(shared + 16 * t, args.from + 8); sent();", 8);
     assert!(crooked.contains("brings bytes that are not aligned"), "{crooked}");
+    let across = error(&shim, "*(unsigned long long*)(args.out + 1) = t;", 1);
+    assert!(across.starts_with("thread 0 touches 0x") && across.contains("which is not aligned to 8 bytes, in line 8"), "{across}");
     let beyond = error(&shim, "LF_SHARED(shared); bring<4>(shared + 512, args.from); sent();", 1);
     assert!(beyond.contains("where no shared memory is"), "{beyond}");
     let module = compile(&shim, "args.out[t] = 0;", 32);

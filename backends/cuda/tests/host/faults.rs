@@ -70,6 +70,34 @@ fn every_kernel_may_fail_while_it_runs() {
     assert!(each_in_turn(&fake, "crash", ErrorCode::Device) >= 12);
 }
 
+/// As a real device has it: the context is lost, and with it all that the process does there. Nothing hangs, panics, or waits for ever.
+#[test]
+fn a_kernel_that_breaks_the_context_is_told_by_every_run_from_then_on() {
+    let Some(fake) = Fake::take() else { return };
+    let mut broken = 0;
+    // Launched, recorded or replayed: the first launch and others.
+    for n in [1, 2, 5, 9, 14] {
+        let engine = Engine::new(fake.backend());
+        let prepared = engine.prepare(&hierarchy()).expect("a plan");
+        fake.set("broken", n);
+        let runs: Vec<_> = (0..6).map(|_| fold(&prepared, &data(1))).collect();
+        let first = runs.iter().position(Result::is_err).expect("it breaks");
+        for run in &runs[first..] {
+            let error = run.as_ref().expect_err("nothing works any more");
+            assert_eq!(error.code(), ErrorCode::Device, "{error}");
+            assert!(error.to_string().contains("the device takes no more work of this process: start it again"), "{error}");
+            broken += 1;
+        }
+        drop(prepared);
+        let error = engine.prepare(&hierarchy()).err().expect("nothing works any more");
+        assert_eq!(error.code(), ErrorCode::Device, "{error}");
+        drop(engine);
+        // A real process ends here. What it could not give back is left behind.
+        fake.set("broken", 0);
+    }
+    assert!(broken >= 5 * 2, "{broken}");
+}
+
 #[test]
 fn memory_that_does_not_suffice_is_refused_before_any_is_taken() {
     let Some(fake) = Fake::take() else { return };

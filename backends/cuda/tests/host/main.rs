@@ -63,7 +63,7 @@ impl Fake {
         for (name, value) in [("devices", 1), ("driver", 13_000), ("init", 0), ("memory", 8 << 30), ("capability", 90)] {
             self.set(name, value);
         }
-        for fault in ["oom", "pinned", "launch", "crash", "module"] {
+        for fault in ["oom", "pinned", "launch", "crash", "broken", "module", "retain"] {
             self.set(fault, 0);
         }
     }
@@ -81,7 +81,11 @@ impl Fake {
 impl Drop for Fake {
     fn drop(&mut self) {
         self.clear();
-        assert!(std::thread::panicking() || self.get("damaged") == 0, "a kernel wrote outside of its memory");
+        if std::thread::panicking() {
+            return;
+        }
+        assert_eq!(self.get("damaged"), 0, "a kernel wrote outside of its memory");
+        assert_eq!(self.get("leaked"), 0, "something was left when the last of the device went");
     }
 }
 
