@@ -49,7 +49,7 @@ const fn moved(name: &'static str, from: &'static str, to: &'static str, caught_
 const BITS: &str = "and not";
 
 /// What bits and the shim's own rules catch.
-pub(crate) const FAULTS: [Fault; 26] = [
+pub(crate) const FAULTS: [Fault; 28] = [
     fold(
         "a removed barrier between bringing a tile and taking it",
         "__syncwarp();\n    if (active) walk",
@@ -100,7 +100,7 @@ pub(crate) const FAULTS: [Fault; 26] = [
         "result rows are taken for dense",
         "(i64)segment * to.out_row_stride",
         "(i64)segment * (i64)(args_features * sizeof(Out))",
-        "f32 sum",
+        "f32 prod, by 4",
         BITS,
     ),
     fold(
@@ -165,6 +165,20 @@ pub(crate) const FAULTS: [Fault; 26] = [
         "walk.column * (end - start)",
         Check::Copies,
         "other bytes",
+    ),
+    fold(
+        "results are stored whole where they are not aligned",
+        "if (VECTOR > 1 && to.vector_store) {",
+        "if (VECTOR > 1) {",
+        "f32 sum",
+        "not aligned",
+    ),
+    fold(
+        "positions are counted in 32 bits where there are more",
+        "typedef u64 Index;",
+        "typedef u32 Index;",
+        "f32 mean, tiles, 64 bits",
+        BITS,
     ),
 ];
 

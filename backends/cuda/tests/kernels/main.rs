@@ -51,6 +51,30 @@ fn check(named: &specs::Named, fold: &Module, moves: &Module, seeds: std::ops::R
     Ok((total, cases))
 }
 
+/// Does something with every kernel, on several threads: most of the time compilers run.
+fn each_kernel(f: impl Fn(usize, &specs::Named) -> Result<(Count, u64), String> + Sync) -> (usize, u64, Count) {
+    let (all, next) = (specs::all(), std::sync::atomic::AtomicUsize::new(0));
+    let sum = std::sync::Mutex::new((0, 0, Count::default()));
+    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    std::thread::scope(|scope| {
+        for _ in 0..threads.min(all.len()) {
+            scope.spawn(|| {
+                while let index = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed)
+                    && let Some(named) = all.get(index)
+                {
+                    let (count, cases) = f(index, named).unwrap_or_else(|error| panic!("{error}"));
+                    let mut sum = sum.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                    sum.0 += 1;
+                    sum.1 += cases;
+                    sum.2.launches += count.launches;
+                    sum.2.values += count.values;
+                }
+            });
+        }
+    });
+    sum.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
 /// Cases of a kernel.
 const CASES: u64 = 24;
 
@@ -67,16 +91,11 @@ fn every_kernel_gives_the_wanted_bits_under_every_schedule() {
         Err(reason) => return skip("kernels on the CPU", &reason),
     };
     let moves = compile(&shim, &KernelSpec::Moves, KernelSpec::Moves.source()).expect("the moves compile");
-    let (mut kernels, mut cases, mut total) = (0, 0, Count::default());
-    for (index, named) in specs::all().iter().enumerate() {
+    let (kernels, cases, total) = each_kernel(|index, named| {
         let spec = KernelSpec::Fold(named.spec.clone());
-        let fold = compile(&shim, &spec, spec.source()).unwrap_or_else(|log| panic!("{}: {log}", named.name));
-        let (count, done) = check(named, &fold, &moves, seeds(index, CASES)).unwrap_or_else(|error| panic!("{error}"));
-        kernels += 1;
-        cases += done;
-        total.launches += count.launches;
-        total.values += count.values;
-    }
+        let fold = compile(&shim, &spec, spec.source()).map_err(|log| format!("{}: {log}", named.name))?;
+        check(named, &fold, &moves, seeds(index, CASES))
+    });
     println!(
         "{kernels} fold kernels, 3 schedules, {cases} cases, {} launches, {} values: all bits as wanted",
         total.launches, total.values

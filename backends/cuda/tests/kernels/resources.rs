@@ -53,3 +53,31 @@ fn kernels_compile_for_devices_and_spill_nothing() {
     insta::assert_snapshot!("resources", table);
     println!("{kernels} kernels compiled for {} architectures, none spills", ARCHITECTURES.len());
 }
+
+/// What the driver compiles for devices that NVRTC does not know: every product and sum says how it is rounded, so the driver cannot fuse them.
+#[test]
+fn the_text_for_later_devices_says_how_each_operation_rounds() {
+    let nvrtc = match nvrtc_wheel().and_then(|folder| Nvrtc::open(&folder)) {
+        Ok(nvrtc) => nvrtc,
+        Err(reason) => return skip("compiling to PTX", &reason),
+    };
+    let all = specs::all();
+    let spec = KernelSpec::Fold(all.iter().find(|named| named.name == "f32 weighted mean, by 8").expect("the kernel").spec.clone());
+    let mut options: Vec<String> = COMPILE_OPTIONS.iter().map(|&option| option.to_owned()).collect();
+    options.extend(spec.defines());
+    let operations = |options: &[String]| -> Vec<String> {
+        let ptx = nvrtc.ptx(spec.source(), options, "compute_90").unwrap_or_else(|log| panic!("{log}"));
+        assert!(ptx.contains(".target sm_90") && ptx.contains("lf_fold"), "{ptx}");
+        let words = ptx.lines().filter_map(|line| line.split_whitespace().next());
+        words
+            .filter(|word| (word.ends_with(".f32") || word.ends_with(".f64")) && ["add", "sub", "mul", "fma"].contains(&&word[..3]))
+            .map(str::to_owned)
+            .collect()
+    };
+    let found = operations(&options);
+    let rounded = |word: &String| word.contains(".rn.") && !word.starts_with("fma");
+    assert!(!found.is_empty() && found.iter().all(rounded), "{found:?}");
+    // Without the option, they are not.
+    options.retain(|option| option != "--fmad=false");
+    assert!(!operations(&options).iter().all(rounded));
+}

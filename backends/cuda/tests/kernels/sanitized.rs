@@ -2,7 +2,7 @@
 //! this side and touched by theirs.
 
 use crate::faults::{FAULTS_OF_MEMORY, caught};
-use crate::{check, compile, moves, seeds, shim, specs};
+use crate::{check, compile, each_kernel, moves, seeds, shim};
 use levelfold_cuda::spec::KernelSpec;
 use levelfold_cuda_shim::{Flavour, Libraries, libraries, skip};
 use std::path::Path;
@@ -47,17 +47,15 @@ fn kernels_are_clean_under_sanitizers() {
 fn clean() {
     let shim = shim(Flavour::Sanitized).expect("built before");
     let moves = compile(&shim, &KernelSpec::Moves, KernelSpec::Moves.source()).expect("the moves compile");
-    let (mut kernels, mut cases) = (1, moves::copies(&moves, 0xc0b1_0000..0xc0b1_0014).unwrap_or_else(|error| panic!("{error}")));
-    // Every third kernel: all ways to read are among them.
-    for (index, named) in specs::all().iter().enumerate().step_by(3) {
+    let copies = moves::copies(&moves, 0xc0b1_0000..0xc0b1_0014).unwrap_or_else(|error| panic!("{error}"));
+    let (kernels, cases, _) = each_kernel(|index, named| {
         let spec = KernelSpec::Fold(named.spec.clone());
-        let fold = compile(&shim, &spec, spec.source()).unwrap_or_else(|log| panic!("{}: {log}", named.name));
-        let (_, done) = check(named, &fold, &moves, seeds(index, 8)).unwrap_or_else(|error| panic!("{error}"));
-        kernels += 1;
-        cases += done;
-    }
+        let fold = compile(&shim, &spec, spec.source()).map_err(|log| format!("{}: {log}", named.name))?;
+        check(named, &fold, &moves, seeds(index, 8))
+    });
     println!(
-        "sanitized: {kernels} kernels, 3 schedules, {cases} cases under AddressSanitizer and UndefinedBehaviorSanitizer, nothing to report"
+        "sanitized: {kernels} fold kernels and the moves, 3 schedules, {} cases under AddressSanitizer and UndefinedBehaviorSanitizer, nothing to report",
+        cases + copies
     );
 }
 

@@ -91,6 +91,14 @@ pub(crate) fn all() -> Vec<Named> {
             LANES_16,
             &[stage(0, 3, &[weighted(Mean, F64)]), stage(0, 3, &[made(Sum, F32), made(Prod, F64)])],
         ),
+        wide(one("f32 mean, tiles, 64 bits", F32, Rows, Access::Tile, &[made(Mean, F32)])),
+        wide(chain(
+            "bf16 max+sum, weighted mean, tiles, 64 bits",
+            BF16,
+            Rows,
+            Access::Tile,
+            &[stage(0, 5, &[made(Max, BF16), made(Sum, F32)]), stage(1, 3, &[weighted(Mean, F32)])],
+        )),
         wide(one("f32 sum to f64, 64 bits", F32, Rows, LANES_16, &[made(Sum, F64)])),
         wide(chain(
             "f16 mean of means, looked up, 64 bits",
