@@ -38,6 +38,7 @@ impl CudaOptions {
             // A python outside of any environment is asked only where its answer matters.
             Err(error) if self.nvrtc.is_none() && error.message().contains("NVRTC") => {
                 folders.extend(python_folders().iter().flat_map(|site| wheel_folders(site)));
+                folders.extend(toolkit_folders(Path::new("/usr/local")));
                 set(self.builder(folders)).build()
             }
             opened => opened,
@@ -65,6 +66,17 @@ fn python_folders() -> Vec<PathBuf> {
     String::from_utf8_lossy(&output.stdout).lines().map(PathBuf::from).collect()
 }
 
+/// Where toolkits have NVRTC: those that `CUDA_HOME` and `CUDA_PATH` name, and those below a folder, where the installer puts them without telling the
+/// system's loader. The latest first.
+fn toolkit_folders(below: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(below).ok().into_iter().flatten().flatten().map(|entry| entry.path());
+    let is_toolkit = |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("cuda"));
+    let mut installed: Vec<PathBuf> = entries.filter(is_toolkit).collect();
+    installed.sort();
+    let named = ["CUDA_HOME", "CUDA_PATH"].into_iter().filter_map(std::env::var_os).map(PathBuf::from);
+    named.chain(installed.into_iter().rev()).map(|toolkit| toolkit.join("lib64")).collect()
+}
+
 /// Where compiled kernels are kept: the user's folder for what can be made again.
 fn cache_folder() -> Option<PathBuf> {
     let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
@@ -75,6 +87,17 @@ fn cache_folder() -> Option<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn toolkits_are_found_the_latest_first() {
+        let below = tempfile::tempdir().unwrap();
+        for name in ["cuda-12.8", "cuda-13.0", "other"] {
+            std::fs::create_dir(below.path().join(name)).unwrap();
+        }
+        let found = toolkit_folders(below.path());
+        let of = |name: &str| below.path().join(name).join("lib64");
+        assert_eq!(found[found.len() - 2..], [of("cuda-13.0"), of("cuda-12.8")]);
+    }
 
     #[test]
     fn packages_of_an_environment_are_found() {

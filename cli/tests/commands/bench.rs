@@ -125,7 +125,8 @@ fn the_memory_limit_holds_for_benchmarks_too() {
     let error = bench(&["--memory-limit", "1K"]).error();
     assert_contains(&error, "cpu -O0: a run needs ");
     assert_contains(&error, "[memory-limit]");
-    assert_contains(&bench(&["--backends", "cuda"]).error(), "cuda -O0: this machine has no CUDA driver");
+    let cuda = run_without_driver(&[&SMALL[..], &["--backends", "cuda"]].concat());
+    assert_contains(&cuda.error(), "cuda -O0: this machine has no CUDA driver");
     bench(&["--seconds", "-1"]).usage();
     assert_contains(
         &run(&["bench", "--workload", "nothing"]).usage(),

@@ -138,6 +138,10 @@ fn what_is_missing_is_one_sentence() {
         ("driver=11040", &[], "the CUDA driver is made for CUDA 11.4, which is too old", "backend-unavailable"),
         ("driver=12040", &[], "is release 13.0, and the driver runs code for CUDA 12.4 and before", "backend-unavailable"),
         ("init=803", &[], "the CUDA driver does not start", "backend-unavailable"),
+        ("retain=46", &[], "the CUDA device cannot be opened: CUDA_ERROR_DEVICE_UNAVAILABLE", "backend-unavailable"),
+        ("retain=2", &[], "its memory is full", "backend-unavailable"),
+        ("capability=70", &[], "NVRTC 13.0 makes no code for devices of compute capability 7.0", "backend-unavailable"),
+        ("capability=130,broken=1", &[], "the device takes no more work of this process", "device"),
         ("", &["--cuda-device", "3"], "there is no CUDA device 3: there are 1", "backend-unavailable"),
         ("", &["--nvrtc", "/nowhere/libnvrtc.so"], "NVRTC cannot be loaded from /nowhere/libnvrtc.so", "backend-unavailable"),
         ("memory=100", &[], "bytes of device memory are needed", "memory-limit"),
@@ -159,12 +163,11 @@ fn what_is_missing_is_one_sentence() {
     let error = Done::of(machine.command(&run, "").env("LD_LIBRARY_PATH", &old).output().expect("the command starts")).error();
     assert_contains(&error, "error: the CUDA driver has no function cu");
     assert!(error.contains(", which is too old") && error.trim_end().lines().count() == 1, "{error}");
-    // No driver at all.
-    let mut command = machine.command(&run, "");
-    command.env_remove("LD_LIBRARY_PATH");
-    if !Path::new("/dev/nvidiactl").exists() {
-        let error = Done::of(command.output().expect("the command starts")).error();
-        assert_contains(&error, "this machine has no CUDA driver");
-        assert_eq!(error.trim_end().lines().count(), 1, "{error}");
-    }
+    // No driver at all: what stands before ours ends the search for it.
+    let nothing = Folder::new();
+    without_driver(&nothing);
+    let path = std::env::join_paths([nothing.path(""), machine.libraries.clone()]).expect("folders without a colon");
+    let error = Done::of(machine.command(&run, "").env("LD_LIBRARY_PATH", path).output().expect("the command starts")).error();
+    assert_contains(&error, "this machine has no CUDA driver");
+    assert_eq!(error.trim_end().lines().count(), 1, "{error}");
 }

@@ -75,6 +75,20 @@ fn run(arguments: &[&str]) -> Done {
     Done::of(levelfold(arguments).output().expect("the command starts"))
 }
 
+/// The command on a machine without a CUDA driver: what stands in its place is no library, so that one which this machine has is not found.
+fn run_without_driver(arguments: &[&str]) -> Done {
+    let folder = Folder::new();
+    without_driver(&folder);
+    Done::of(levelfold(arguments).env("LD_LIBRARY_PATH", folder.path("")).output().expect("the command starts"))
+}
+
+/// Puts into a folder, for the path of libraries, what ends the search for a driver there.
+fn without_driver(folder: &Folder) {
+    for name in ["libcuda.so", "libcuda.so.1"] {
+        folder.write(name, "no library");
+    }
+}
+
 /// A file of `docs/examples`.
 fn example(name: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/examples").join(name);

@@ -33,13 +33,13 @@ fn every_help_but_a_trivial_one_has_examples() {
 
 #[test]
 fn backends_are_listed_and_an_absent_one_says_why() {
-    let text = run(&["backends"]).ok();
+    let text = run_without_driver(&["backends"]).ok();
     assert_contains(&text, "cpu        available");
     assert_contains(&text, "cuda       unavailable  this machine has no CUDA driver");
-    let rows = run(&["backends", "--json"]).json();
+    let rows = run_without_driver(&["backends", "--json"]).json();
     let names: Vec<&str> = rows.as_array().unwrap().iter().map(|row| row["name"].as_str().unwrap()).collect();
     assert_eq!(names, ["cpu", "reference", "cuda"]);
-    let error = run(&["run", &example("text.json"), "--backend", "cuda"]).error();
+    let error = run_without_driver(&["run", &example("text.json"), "--backend", "cuda"]).error();
     assert_contains(&error, "; install NVIDIA's driver, or use --backend cpu [backend-unavailable]");
 }
 
