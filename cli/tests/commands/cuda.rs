@@ -141,7 +141,7 @@ fn what_is_missing_is_one_sentence() {
         ("retain=46", &[], "the CUDA device cannot be opened: CUDA_ERROR_DEVICE_UNAVAILABLE", "backend-unavailable"),
         ("retain=2", &[], "its memory is full", "backend-unavailable"),
         ("capability=70", &[], "NVRTC 13.0 makes no code for devices of compute capability 7.0", "backend-unavailable"),
-        ("capability=130,broken=1", &[], "the device takes no more work of this process", "device"),
+        ("broken=1", &[], "the device takes no more work of this process", "device"),
         ("", &["--cuda-device", "3"], "there is no CUDA device 3: there are 1", "backend-unavailable"),
         ("", &["--nvrtc", "/nowhere/libnvrtc.so"], "NVRTC cannot be loaded from /nowhere/libnvrtc.so", "backend-unavailable"),
         ("memory=100", &[], "bytes of device memory are needed", "memory-limit"),

@@ -129,7 +129,8 @@ size_t destroy(Context* context) {
     for (const Address at : memory) state().device.erase(at);
     for (const Address at : pinned) state().pinned.erase(at);
   }
-  const size_t count = left.size() + memory.size() + pinned.size();
+  // Out of a broken context nothing could be given back.
+  const size_t count = context->broken ? 0 : left.size() + memory.size() + pinned.size();
   if (count) fprintf(stderr, "fake driver: a context went with %zu objects, %zu allocations and %zu pinned ones\n", left.size(), memory.size(), pinned.size());
   return count;
 }
@@ -231,11 +232,13 @@ EXPORT void lf_fake_set(const char* name, long long value) {
     state().settings[name] = value;
     for (Context& context : state().contexts) {
       if (strcmp(name, "broken") || value || !context.broken) continue;
-      context.broken = SUCCESS;
       mended.push_back(&context);
     }
   }
-  for (Context* context : mended) destroy(context);
+  for (Context* context : mended) {
+    destroy(context);
+    context->broken = SUCCESS;
+  }
 }
 
 EXPORT long long lf_fake_get(const char* name) {
