@@ -129,6 +129,8 @@ pub struct StepReport {
     pub read: u64,
     /// Bytes that it wrote.
     pub written: u64,
+    /// Arithmetic operations, counted by the same rules where they are done; `None` where a backend does not count them.
+    pub flops: Option<u64>,
 }
 
 impl RunReport {

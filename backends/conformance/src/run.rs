@@ -229,7 +229,7 @@ fn inside(bounds: &BTreeMap<String, Rc<Numbers>>, outputs: &Tensors) -> Result<(
     Ok(())
 }
 
-/// Whether a report counts the bytes that the plan does. A backend need not count; one that counts anything counts right.
+/// Whether a report counts the bytes, and the operations, that the plan does. A backend need not count; one that counts anything counts right.
 ///
 /// # Errors
 /// The first step that differs.
@@ -240,10 +240,13 @@ pub fn as_planned(plan: &Plan, report: &RunReport) -> Result<(), String> {
     if report.steps.iter().all(|step| step.read == 0 && step.written == 0) {
         return Ok(());
     }
-    for (index, (step, measured)) in plan.steps.iter().zip(&report.steps).enumerate() {
-        let (planned, measured) = ((step.cost.read, step.cost.written), (measured.read, measured.written));
+    for (index, (step, counted)) in plan.steps.iter().zip(&report.steps).enumerate() {
+        let (planned, measured) = ((step.cost.read, step.cost.written), (counted.read, counted.written));
         if planned != measured {
             return Err(format!("step {index} read and wrote {measured:?} bytes, planned were {planned:?}: {:?}", step.kind));
+        }
+        if let Some(flops) = counted.flops.filter(|flops| *flops != step.cost.flops) {
+            return Err(format!("step {index} did {flops} operations, planned were {}: {:?}", step.cost.flops, step.kind));
         }
     }
     Ok(())

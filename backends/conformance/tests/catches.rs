@@ -277,6 +277,8 @@ fn one_wrong_bit_is_caught() {
 #[test]
 fn wrong_reports_and_errors_are_caught() {
     caught(Group::EmptySegments, "counts a byte too many", Fault::Report(|report| report.steps.iter_mut().for_each(|step| step.read += 1)));
+    let one_more = Fault::Report(|report| report.steps.iter_mut().for_each(|step| step.flops = step.flops.map(|flops| flops + 1)));
+    caught(Group::EmptySegments, "counts an operation too many", one_more);
     caught(Group::EmptySegments, "reports a step too few", Fault::Report(|report| report.steps.truncate(1)));
     caught(
         Group::BadBindings,

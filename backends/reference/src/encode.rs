@@ -3,6 +3,7 @@
 //! Every operand is read once, in whole, into an array; every operation makes a new array, rounded to the type of its rows. Sums over the
 //! columns of a row, and the key blocks of attention, are paired level by level, as segments of rows are.
 
+use crate::flops::{Flops, count};
 use crate::memory::{Memory, Segment, size};
 use crate::{scalar, tree};
 use levelfold::backend::TableSet;
@@ -40,24 +41,27 @@ pub(crate) fn run(plan: &Plan, encode: &Encode, tables: &TableSet, memory: &mut 
     }
     let Encoding { kernel, ops } = encode.encoding.try_map(|view| Ok::<_, Error>(Rc::new(load(plan, memory, *view)?)), Ok)?;
     let dtype = kernel.rows().dtype;
+    let flops = Flops::default();
     let made = match dtype.accumulator() {
-        DType::F64 => run_kernel::<f64>(&kernel, &walked)?,
-        _ => run_kernel::<f32>(&kernel, &walked)?,
+        DType::F64 => run_kernel::<f64>(&kernel, &walked, &flops)?,
+        _ => run_kernel::<f32>(&kernel, &walked, &flops)?,
     };
     let mut rows = rounded(made, dtype)?;
     for op in &ops {
         if let RowOp::Custom { name, version } = op {
             let made = apply_custom(&*registry.find_encoder(name, *version)?, &rows);
+            flops.add(count(made.len()));
             rows = rounded(made, rows.dtype)?;
             continue;
         }
         let made = match rows.dtype.accumulator() {
-            DType::F64 => apply::<f64>(op, &rows, &walked)?,
-            _ => apply::<f32>(op, &rows, &walked)?,
+            DType::F64 => apply::<f64>(op, &rows, &walked, &flops)?,
+            _ => apply::<f32>(op, &rows, &walked, &flops)?,
         };
         let dtype = if let RowOp::Cast(dtype) = op { *dtype } else { rows.dtype };
         rows = rounded(made, dtype)?;
     }
+    memory.count_flops(flops.total());
     if memory.dtype(encode.write) != rows.dtype {
         return Err(Error::new(ErrorCode::PlanInvalid, format!("{} is written as {}", rows.dtype, memory.dtype(encode.write))));
     }
@@ -140,18 +144,18 @@ fn segments(tables: &Tables, table: TableId) -> Result<&[Range<usize>]> {
     tables.get(&table).map(Vec::as_slice).ok_or_else(|| Error::new(ErrorCode::Internal, format!("{table} was not read")))
 }
 
-fn run_kernel<A: Elementary>(kernel: &Kernel<Rc<Rows>>, tables: &Tables) -> Result<Array2<f64>> {
+fn run_kernel<A: Elementary>(kernel: &Kernel<Rc<Rows>>, tables: &Tables, flops: &Flops) -> Result<Array2<f64>> {
     Ok(match kernel {
         Kernel::Map { rows } => rows.values.clone(),
         Kernel::MatMul { rows, weight, bias } => {
             let shape = (rows.values.nrows(), weight.values.nrows());
             Array2::from_shape_fn(shape, |(row, feature)| {
                 let first = bias.as_ref().map_or(-0.0, |bias| bias.values[[0, feature]]);
-                dot::<A>(first, rows.values.row(row), weight.values.row(feature)).as_f64()
+                dot::<A>(first, rows.values.row(row), weight.values.row(feature), flops).as_f64()
             })
         }
         Kernel::Attend { qkv, table, heads, causal, .. } => {
-            attend::<A>(&qkv.values, segments(tables, *table)?, size(u64::from(*heads))?, *causal)
+            attend::<A>(&qkv.values, segments(tables, *table)?, size(u64::from(*heads))?, *causal, flops)
         }
         Kernel::Convolve { rows, weight, bias, table, causal } => {
             let taps = weight.values.ncols();
@@ -162,7 +166,8 @@ fn run_kernel<A: Elementary>(kernel: &Kernel<Rc<Rows>>, tables: &Tables) -> Resu
                     for feature in 0..rows.values.ncols() {
                         let mut acc = A::of_f64(bias.as_ref().map_or(-0.0, |bias| bias.values[[0, feature]]));
                         for tap in 0..taps {
-                            // A row before the first one of the segment, or after the last, does not count.
+                            // A row before the first one of the segment, or after the last, adds nothing; its product is counted all the same.
+                            flops.add(2);
                             let Some(at) = (row + tap).checked_sub(before).filter(|at| segment.contains(at)) else { continue };
                             acc = A::of_f64(rows.values[[at, feature]]).fused(A::of_f64(weight.values[[feature, tap]]), acc);
                         }
@@ -176,7 +181,8 @@ fn run_kernel<A: Elementary>(kernel: &Kernel<Rc<Rows>>, tables: &Tables) -> Resu
 }
 
 /// One chain of fused multiply-adds, from the left.
-fn dot<A: Elementary>(first: f64, x: ArrayView1<'_, f64>, w: ArrayView1<'_, f64>) -> A {
+fn dot<A: Elementary>(first: f64, x: ArrayView1<'_, f64>, w: ArrayView1<'_, f64>, flops: &Flops) -> A {
+    flops.add(2 * count(x.len()));
     x.iter().zip(w).fold(A::of_f64(first), |acc, (&x, &w)| A::of_f64(x).fused(A::of_f64(w), acc))
 }
 
@@ -187,7 +193,7 @@ struct State {
     values: Vec<f64>,
 }
 
-fn attend<A: Elementary>(qkv: &Array2<f64>, segments: &[Range<usize>], heads: usize, causal: bool) -> Array2<f64> {
+fn attend<A: Elementary>(qkv: &Array2<f64>, segments: &[Range<usize>], heads: usize, causal: bool, flops: &Flops) -> Array2<f64> {
     let features = qkv.ncols() / 3;
     let width = features / heads;
     let scale = score_scale::<A>(u64::try_from(width).unwrap_or(u64::MAX));
@@ -202,13 +208,16 @@ fn attend<A: Elementary>(qkv: &Array2<f64>, segments: &[Range<usize>], heads: us
                     .chunks(BLOCK_ROWS)
                     .map(|keys| {
                         let scores: Vec<A> =
-                            keys.iter().map(|&key| dot::<A>(-0.0, query, qkv.slice(s![key, columns(1)])).mul(scale)).collect();
+                            keys.iter().map(|&key| dot::<A>(-0.0, query, qkv.slice(s![key, columns(1)]), flops).mul(scale)).collect();
                         let maximum =
                             scores.iter().fold(A::of_f64(f64::NEG_INFINITY), |maximum, score| Accumulator::maximum(maximum, *score));
                         let weights: Vec<A> = scores.iter().map(|score| exp(difference(*score, shift(maximum)))).collect();
+                        // Scaled, compared, its exponential with the shift, and added up.
+                        flops.add(4 * count(keys.len()));
                         let sum = weights.iter().fold(A::of_f64(-0.0), |sum, weight| sum.add(*weight));
                         let value = |column: usize| {
                             let pairs = keys.iter().zip(&weights);
+                            flops.add(2 * count(keys.len()));
                             pairs.fold(A::of_f64(-0.0), |acc, (&key, &weight)| weight.fused(A::of_f64(qkv[[key, column]]), acc)).as_f64()
                         };
                         State { maximum: maximum.as_f64(), sum: sum.as_f64(), values: columns(2).map(value).collect() }
@@ -217,6 +226,7 @@ fn attend<A: Elementary>(qkv: &Array2<f64>, segments: &[Range<usize>], heads: us
                 let one_block = blocks.len() == 1;
                 let state = paired(blocks);
                 for (value, column) in state.values.iter().zip(head * width..) {
+                    flops.add(1);
                     // One block divides in the accumulator's type, several in f64.
                     made[[row, column]] = if one_block { A::of_f64(*value).div(A::of_f64(state.sum)).as_f64() } else { value / state.sum };
                 }
@@ -257,17 +267,29 @@ fn positions(segments: &[Range<usize>], rows: usize) -> Vec<u64> {
     positions
 }
 
-fn apply<A: Elementary>(op: &RowOp<Rc<Rows>>, rows: &Rows, tables: &Tables) -> Result<Array2<f64>> {
+fn apply<A: Elementary>(op: &RowOp<Rc<Rows>>, rows: &Rows, tables: &Tables, flops: &Flops) -> Result<Array2<f64>> {
     let x = &rows.values;
+    let elements = count(x.len());
     let features = u64::try_from(x.ncols()).unwrap_or(u64::MAX);
     Ok(match op {
-        RowOp::Activate(activation) => x.mapv(|x| activate::<A>(*activation, A::of_f64(x)).as_f64()),
-        RowOp::Scale(by) => x.mapv(|x| A::of_f64(x).mul(A::of_f64(by.0)).as_f64()),
+        RowOp::Activate(activation) => x.mapv(|x| {
+            flops.add(1);
+            activate::<A>(*activation, A::of_f64(x)).as_f64()
+        }),
+        RowOp::Scale(by) => x.mapv(|x| {
+            flops.add(1);
+            A::of_f64(x).mul(A::of_f64(by.0)).as_f64()
+        }),
         RowOp::Add(other) => {
             let other = &other.values;
+            flops.add(elements);
             Array2::from_shape_fn(x.dim(), |at| A::of_f64(x[at]).add(A::of_f64(other[at])).as_f64())
         }
-        RowOp::Cast(_) | RowOp::Custom { .. } => x.clone(),
+        RowOp::Cast(_) => {
+            flops.add(elements);
+            x.clone()
+        }
+        RowOp::Custom { .. } => x.clone(),
         RowOp::LayerNorm { weight, bias, eps } => {
             let mut made = x.clone();
             for mut row in made.rows_mut() {
@@ -276,7 +298,10 @@ fn apply<A: Elementary>(op: &RowOp<Rc<Rows>>, rows: &Rows, tables: &Tables) -> R
                 let away: Vec<A> = values.iter().map(|x| difference(*x, mean)).collect();
                 let squares: Vec<A> = away.iter().map(|d| d.mul(*d)).collect();
                 let inverse = inverse_deviation::<A>(mean_of(&squares), eps.0);
+                // The mean and the mean of squares add, the row is shifted and squared, and scaled twice.
+                flops.add(6 * count(row.len()));
                 for (column, (to, d)) in row.iter_mut().zip(away).enumerate() {
+                    flops.add(u64::from(bias.is_some()));
                     let scaled = d.mul(inverse).mul(A::of_f64(weight.values[[0, column]]));
                     *to = bias.as_ref().map_or(scaled, |bias| scaled.add(A::of_f64(bias.values[[0, column]]))).as_f64();
                 }
@@ -288,6 +313,8 @@ fn apply<A: Elementary>(op: &RowOp<Rc<Rows>>, rows: &Rows, tables: &Tables) -> R
             for mut row in made.rows_mut() {
                 let squares: Vec<A> = row.iter().map(|x| A::of_f64(*x).mul(A::of_f64(*x))).collect();
                 let inverse = inverse_deviation::<A>(mean_of(&squares), eps.0);
+                // Squared, added, and scaled twice.
+                flops.add(4 * count(row.len()));
                 for (column, to) in row.iter_mut().enumerate() {
                     *to = A::of_f64(*to).mul(inverse).mul(A::of_f64(weight.values[[0, column]])).as_f64();
                 }
@@ -298,6 +325,7 @@ fn apply<A: Elementary>(op: &RowOp<Rc<Rows>>, rows: &Rows, tables: &Tables) -> R
             let positions = positions(segments(tables, *table)?, x.nrows());
             Array2::from_shape_fn(x.dim(), |(row, column)| {
                 let wave = sinusoid(positions[row], u64::try_from(column).unwrap_or(u64::MAX), features, base.0);
+                flops.add(2);
                 A::of_f64(x[[row, column]]).add(A::of_f64(wave)).as_f64()
             })
         }
@@ -305,6 +333,8 @@ fn apply<A: Elementary>(op: &RowOp<Rc<Rows>>, rows: &Rows, tables: &Tables) -> R
             let positions = positions(segments(tables, *table)?, x.nrows());
             let mut made = x.clone();
             for ((row, column), to) in made.indexed_iter_mut() {
+                // Looked up, and added.
+                flops.add(2);
                 *to = A::of_f64(*to).add(A::of_f64(learned.values[[size(positions[row])?, column]])).as_f64();
             }
             made
@@ -317,6 +347,8 @@ fn apply<A: Elementary>(op: &RowOp<Rc<Rows>>, rows: &Rows, tables: &Tables) -> R
                     let turn = rotation::<A>(position, (first % width) / 2, *width, base.0);
                     let at = size(first)?;
                     let pair = (A::of_f64(x[[row, at]]), A::of_f64(x[[row, at + 1]]));
+                    // Four products and two sums.
+                    flops.add(6);
                     let (left, right) = rotate(pair, turn);
                     (made[[row, at]], made[[row, at + 1]]) = (left.as_f64(), right.as_f64());
                 }

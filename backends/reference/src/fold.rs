@@ -2,7 +2,7 @@
 
 use crate::copy::look_up;
 use crate::memory::{Memory, Segment, size};
-use crate::{histogram, scalar, tree};
+use crate::{flops, histogram, scalar, tree};
 use levelfold::backend::TableSet;
 use levelfold::dtype::DType;
 use levelfold::encoder::{ElementOp, dtype_after};
@@ -10,7 +10,7 @@ use levelfold::numerics::Accumulator;
 use levelfold::numerics::elementary::Elementary;
 use levelfold::numerics::encoders::activate;
 use levelfold::plan::{Fold, Load, Plan, Reduction, StepKind};
-use levelfold::{Error, ErrorCode, Result};
+use levelfold::{Error, ErrorCode, Reducer, Result};
 use ndarray::{Array1, Array2, ArrayView2, Axis, s};
 
 /// What a stage made of one of its reductions: `[segments, features]`, each element a number of `dtype`.
@@ -46,8 +46,14 @@ pub(crate) fn run(plan: &Plan, fold: &Fold, tables: &TableSet, memory: &mut Memo
                 Some(rows) => rows.slice(s![segment.rows.clone(), ..]).to_owned(),
             };
             values.iter_mut().try_for_each(|value| elements(&stage.ops, loaded, value))?;
+            memory.count_flops(flops::count(values.len() * stage.ops.len()));
             for (reduction, made) in stage.reductions.iter().zip(&mut made) {
                 let weights = load_weights(memory, reduction, segment)?;
+                let (a_row, a_result) = flops::of_reducer(&reduction.reducer, weights.is_some());
+                if reduction.reducer == Reducer::Mean && weights.is_some() {
+                    // Their sum is the divisor, of all features.
+                    memory.count_flops(flops::count(segment.len()));
+                }
                 for feature in 0..features {
                     let column = values.column(feature);
                     let folded = match dtype.accumulator() {
@@ -61,6 +67,8 @@ pub(crate) fn run(plan: &Plan, fold: &Fold, tables: &TableSet, memory: &mut Memo
                     let bits = scalar::nearest(reduction.dtype, folded)?;
                     let mut value = scalar::number(reduction.dtype, bits)?;
                     elements(&reduction.ops, reduction.dtype, &mut value)?;
+                    let finishing = a_result + flops::count(reduction.ops.len());
+                    memory.count_flops(flops::count(column.len()) * a_row + finishing);
                     made.values[[index, feature]] = value;
                 }
             }

@@ -3,7 +3,7 @@
 use crate::copy::look_up;
 use crate::fold::write;
 use crate::memory::{Memory, Segment, size};
-use crate::{scalar, tree};
+use crate::{flops, scalar, tree};
 use levelfold::backend::TableSet;
 use levelfold::ids::ViewId;
 use levelfold::plan::{Fold, Plan};
@@ -32,6 +32,7 @@ pub(crate) fn run(plan: &Plan, fold: &Fold, ids: ViewId, table: ViewId, tables: 
         for at in 0..segment.len() {
             counts[look_up(memory, ids, segment, at)?] += 1;
         }
+        memory.count_flops(flops::count(segment.len()));
         // What does not occur is left out: 0 times an infinity is no 0.
         let present: Vec<usize> = (0..rows).filter(|row| counts[*row] > 0).collect();
         let weights: Vec<f64> = present.iter().map(|row| counts[*row] as f64).collect();
@@ -49,6 +50,9 @@ pub(crate) fn run(plan: &Plan, fold: &Fold, ids: ViewId, table: ViewId, tables: 
                 };
                 let bits = scalar::nearest(reduction.dtype, folded)?;
                 made[[index, feature]] = scalar::number(reduction.dtype, bits)?;
+                // Rows that do not occur count too: what is there depends on the ids.
+                let (a_row, a_result) = flops::of_reducer(&reduction.reducer, weights.is_some());
+                memory.count_flops(flops::count(rows) * a_row + a_result);
             }
         }
     }

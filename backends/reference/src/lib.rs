@@ -5,11 +5,13 @@
 //! - Every step of every verified plan runs, whatever was fused or left literal, over bindings of any strides.
 //! - All arena buffers live in one allocation, at the offsets that the plan gives them: a wrong offset or lifetime gives wrong results.
 //!   [`with_poison`](ReferenceBackend::with_poison) makes it give them for certain.
-//! - [`StepReport`](levelfold::backend::StepReport)s are measured: every element and table entry is counted where it is loaded or stored.
+//! - [`StepReport`](levelfold::backend::StepReport)s are measured: every element and table entry is counted where it is loaded or stored, and
+//!   every operation on numbers where it is done.
 //! - Scalar operations come from [`levelfold::numerics`], but the tree above the blocks is its own: level by level, with no counter.
 
 mod copy;
 mod encode;
+mod flops;
 mod fold;
 mod histogram;
 mod memory;
@@ -132,9 +134,9 @@ impl Executable for ReferenceExecutable {
                     memory.arena_mut()[bytes.clone()].fill(poison);
                 }
             }
-            let (read, written) = memory.take_counts();
+            let (read, written, flops) = memory.take_counts();
             let report = &mut self.report.steps[index];
-            (report.time, report.read, report.written) = (start.elapsed(), read, written);
+            (report.time, report.read, report.written, report.flops) = (start.elapsed(), read, written, Some(flops));
         }
         self.report.time = start.elapsed();
         Ok(&self.report)

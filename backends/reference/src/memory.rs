@@ -18,6 +18,7 @@ pub(crate) struct Memory<'r, 'a> {
     outputs: Vec<Option<&'r mut TensorViewMut<'a>>>,
     read: u64,
     written: u64,
+    flops: u64,
 }
 
 /// One segment of a table: which rows it covers, and which rows it is where all segments lie packed one after the other.
@@ -51,12 +52,12 @@ impl<'r, 'a> Memory<'r, 'a> {
                 outputs[id.index()] = Some(view);
             }
         }
-        Memory { plan, arena, inputs, outputs, read: 0, written: 0 }
+        Memory { plan, arena, inputs, outputs, read: 0, written: 0, flops: 0 }
     }
 
-    /// The bytes read and written since the last call.
-    pub(crate) fn take_counts(&mut self) -> (u64, u64) {
-        (std::mem::take(&mut self.read), std::mem::take(&mut self.written))
+    /// The bytes read and written, and the operations done, since the last call.
+    pub(crate) fn take_counts(&mut self) -> (u64, u64, u64) {
+        (std::mem::take(&mut self.read), std::mem::take(&mut self.written), std::mem::take(&mut self.flops))
     }
 
     /// The whole arena.
@@ -72,6 +73,11 @@ impl<'r, 'a> Memory<'r, 'a> {
     /// The columns of a view.
     pub(crate) fn features(&self, view: ViewId) -> Result<usize> {
         size(self.plan.view(view).features)
+    }
+
+    /// Operations were done.
+    pub(crate) fn count_flops(&mut self, flops: u64) {
+        self.flops += flops;
     }
 
     /// Reads a table from its first entry to its last: 8 bytes an offset, 16 a range.

@@ -130,6 +130,7 @@ fn run(plan: &Arc<Plan>, bindings: &mut Bindings<'_>) {
 fn assert_measured(plan: &Plan, report: &RunReport) {
     for (index, (step, measured)) in plan.steps.iter().zip(&report.steps).enumerate() {
         assert_eq!((measured.read, measured.written), (step.cost.read, step.cost.written), "step {index}: {:?}", step.kind);
+        assert_eq!(measured.flops, Some(step.cost.flops), "operations of step {index}: {:?}", step.kind);
     }
 }
 

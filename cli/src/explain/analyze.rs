@@ -56,6 +56,9 @@ struct StepFacts {
     read_bytes: u64,
     written_bytes: u64,
     bytes_per_second: Option<f64>,
+    /// As planned.
+    flops: u64,
+    flops_per_second: Option<f64>,
     /// The least time for the bytes of this step: what it reads at the read bandwidth of memory, each looked-up row once, and what it
     /// writes at the write bandwidth.
     floor_seconds: f64,
@@ -150,8 +153,19 @@ impl Analysis {
     }
 
     fn text(&self) -> String {
-        let mut columns =
-            Columns::new(&["step", "median", "p10-p90", "read", "written", "GB/s", "floor", "time/floor", "share of floor", "does"]);
+        let mut columns = Columns::new(&[
+            "step",
+            "median",
+            "p10-p90",
+            "read",
+            "written",
+            "GB/s",
+            "GFLOP/s",
+            "floor",
+            "time/floor",
+            "share of floor",
+            "does",
+        ]);
         let or_dash = |value: Option<f64>, show: &dyn Fn(f64) -> String| value.map_or_else(|| "-".to_owned(), show);
         for step in &self.steps {
             columns.row([
@@ -163,6 +177,7 @@ impl Analysis {
                 bytes(step.read_bytes),
                 bytes(step.written_bytes),
                 or_dash(step.bytes_per_second, &|rate| three_digits(rate / 1e9)),
+                or_dash(step.flops_per_second, &|rate| three_digits(rate / 1e9)),
                 seconds(step.floor_seconds),
                 or_dash(step.time_over_floor, &|times| format!("{}x", three_digits(times))),
                 or_dash(step.share_of_floor, &|share| format!("{:.0}%", 100.0 * share)),
@@ -215,6 +230,11 @@ impl StepFacts {
             read_bytes: step.cost.read,
             written_bytes: step.cost.written,
             bytes_per_second: median.filter(positive).map(|seconds| moved / seconds),
+            flops: step.cost.flops,
+            flops_per_second: median
+                .filter(positive)
+                .filter(|_| step.cost.flops > 0)
+                .map(|seconds| count_to_f64(step.cost.flops) / seconds),
             floor_seconds,
             time_over_floor: median.filter(|_| floor_seconds > 0.0).map(|seconds| seconds / floor_seconds),
             share_of_floor: median.filter(positive).map(|seconds| floor_seconds / seconds),

@@ -144,6 +144,11 @@ fn analyze_runs_every_step_and_counts_its_bytes() {
                 assert_eq!((&step["read_bytes"], &step["written_bytes"]), (&planned["cost"]["read"], &planned["cost"]["written"]));
                 let [low, median, high] = ["p10_seconds", "seconds", "p90_seconds"].map(|name| step[name].as_f64().unwrap());
                 assert!(0.0 < low && low <= median && median <= high, "{step}");
+                assert_eq!(step["flops"], planned["cost"]["flops"]);
+                if let Some(flops) = step["flops"].as_u64().filter(|flops| *flops > 0) {
+                    let rate = step["flops_per_second"].as_f64().unwrap();
+                    assert!((rate * median / flops as f64 - 1.0).abs() < 1e-9, "{step}");
+                }
                 let share = step["floor_seconds"].as_f64().unwrap() / median;
                 assert!((share / step["share_of_floor"].as_f64().unwrap() - 1.0).abs() < 1e-9, "{step}");
             }
@@ -156,6 +161,7 @@ fn analyze_runs_every_step_and_counts_its_bytes() {
     for part in [
         "plan v1 target=cpu",
         "analyzed on cpu, 5 runs over seeded random data (seed 9) for char; memory read ",
+        "GFLOP/s",
         "time/floor  share of floor",
         "fold mean: document.reduce",
         "whole run ",

@@ -12,7 +12,7 @@ use crate::memory::Memory;
 use crate::turn::Turn;
 use crate::vector::Lanes;
 use levelfold::numerics::elementary::{Elementary, exp};
-use levelfold::numerics::encoders::{combine_softmax, shift};
+use levelfold::numerics::encoders::shift;
 use levelfold::numerics::{Accumulator, BLOCK_ROWS, Value};
 use std::ops::Range;
 
@@ -409,22 +409,27 @@ unsafe fn combine(shape: &Shape, q: &Queries<'_>, head: usize, level: usize) {
             std::slice::from_raw_parts(q.states.add(shape.state(level, head)), count),
         )
     };
-    // For all rows of a block, so that it is vector code; those that are not there are never looked at.
-    let (mut olds, mut news) = ([0.0; BLOCK_ROWS], [0.0; BLOCK_ROWS]);
-    for row in 0..BLOCK_ROWS {
-        let (maximum, old, new) = combine_softmax(older[row], newer[row]);
-        older[row] = maximum;
-        (olds[row], news[row]) = (old, new);
+    // For all rows of a block, one thing after the other, so that it is vector code; rows that are not there are never looked at.
+    let mut factors = [0.0; 2 * BLOCK_ROWS];
+    let (olds, news) = factors.split_at_mut(BLOCK_ROWS);
+    for (((older, newer), old), new) in older.iter_mut().zip(newer).zip(olds).zip(news).take(BLOCK_ROWS) {
+        let maximum = Accumulator::maximum(*older, *newer);
+        let shift = shift(maximum);
+        (*old, *new) = (*older - shift, *newer - shift);
+        *older = maximum;
     }
-    for row in 0..BLOCK_ROWS {
-        older[BLOCK_ROWS + row] = older[BLOCK_ROWS + row] * olds[row] + newer[BLOCK_ROWS + row] * news[row];
+    exponentials(&mut factors);
+    let (olds, news) = factors.split_at(BLOCK_ROWS);
+    let sums = older[BLOCK_ROWS..].iter_mut().zip(&newer[BLOCK_ROWS..]);
+    for ((older, newer), (old, new)) in sums.zip(olds.iter().zip(news)) {
+        *older = *older * old + *newer * new;
     }
     if shape.width == 0 {
         return;
     }
     let (older, newer) = (&mut older[2 * BLOCK_ROWS..], &newer[2 * BLOCK_ROWS..]);
     let rows = older.chunks_exact_mut(shape.width).zip(newer.chunks_exact(shape.width));
-    for ((older, newer), (old, new)) in rows.zip(olds.into_iter().zip(news)).take(q.rows) {
+    for ((older, newer), (old, new)) in rows.zip(olds.iter().zip(news)).take(q.rows) {
         for (older, newer) in older.iter_mut().zip(newer) {
             *older = *older * old + *newer * new;
         }
