@@ -115,6 +115,20 @@ impl Cases<'_> {
             let flat = || Hierarchy::new(values(DType::F32, features)).level(Level::new("y", Segments::whole(bytes / 4 / features)));
             self.add(format!("flat f32 x{features}"), flat);
         }
+        for features in [1u64, 3] {
+            let rows = bytes / 4 / features;
+            self.add(format!("narrow ones f32 x{features}"), || {
+                let segments = Segments::from_lengths(&vec![1u64; rows as usize]).expect("lengths");
+                Hierarchy::new(values(DType::F32, features)).level(Level::new("y", segments))
+            });
+            self.add(format!("narrow skewed f32 x{features}"), || {
+                let lengths: Vec<u64> = std::iter::once(rows / 2).chain((0..rows / 2).map(|_| 1)).collect();
+                Hierarchy::new(values(DType::F32, features)).level(Level::new("y", Segments::from_lengths(&lengths).expect("lengths")))
+            });
+            self.add(format!("narrow words f64 x{features}"), || words(values(DType::F64, features), rows / 2, Reducer::Mean));
+            self.add(format!("narrow words bf16 x{features}"), || words(values(DType::BF16, features), 2 * rows, Reducer::Mean));
+            self.add(format!("narrow words max f32 x{features}"), || words(values(DType::F32, features), rows, Reducer::Max));
+        }
         let rows = bytes / 4 / 256;
         self.add("ones f32 x256", || {
             let segments = Segments::from_lengths(&vec![1u64; rows as usize]).expect("lengths");
@@ -160,6 +174,7 @@ fn numbers(cases: &[Case]) -> BTreeMap<&'static str, Vec<u64>> {
                 // Small positive numbers in any float type; any bytes are ids of a table.
                 DType::F32 => 0x3f00_0000_3f00_0000 | (rng(&mut state) & 0x007f_ffff_007f_ffff),
                 DType::BF16 => 0x3f00_3f00_3f00_3f00 | (rng(&mut state) & 0x007f_007f_007f_007f),
+                DType::F64 => 0x3fe0_0000_0000_0000 | (rng(&mut state) & 0x000f_ffff_ffff_ffff),
                 DType::F16 => 0x3800_3800_3800_3800 | (rng(&mut state) & 0x03ff_03ff_03ff_03ff),
                 _ => rng(&mut state),
             });

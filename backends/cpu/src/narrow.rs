@@ -27,6 +27,8 @@ pub(crate) struct Narrow {
 
 /// So many elements are widened at once, where that is at least an item.
 const WIDE: usize = 4096;
+/// So many items at once are few streams.
+const FEW: usize = 4;
 /// So many segments are looked at first: a long one may come soon.
 const FIRST_ITEMS: usize = 32;
 
@@ -105,28 +107,30 @@ impl Walker<'_> {
             // SAFETY: the caller's rows and results; scratch is nobody else's.
             unsafe {
                 let rows = self.widened(narrow, reduction, start, first..end);
-                let mut acc = self.scratch.add(narrow.acc);
-                if lengths.any_several || lengths.any_empty || streams {
+                let acc = self.scratch.add(narrow.acc);
+                let mut folded = acc.cast_const();
+                if lengths.any_several || lengths.any_empty {
                     (narrow.kernels.fold)(&Items {
                         rows,
                         features,
                         starts: &all[..count],
                         ends: &all[1..],
+                        are_whole: false,
                         acc,
                         op: narrow.op,
                         divides: run.divides,
                     });
                 } else {
                     // Each row is what would come of it.
-                    acc = rows.wrapping_add(first as usize * features * narrow.accumulator.size()).cast_mut();
+                    folded = rows.wrapping_add(first as usize * features * narrow.accumulator.size());
                 }
                 match (dense, streams) {
-                    (true, false) => (run.finish_block)(acc, out, count * features, std::ptr::null()),
-                    (true, true) => (run.finish_block)(acc, acc, count * features, std::ptr::null()),
+                    (true, false) => (run.finish_block)(folded, out, count * features, std::ptr::null()),
+                    (true, true) => (run.finish_block)(folded, acc, count * features, std::ptr::null()),
                     (false, _) => {
                         for item in 0..count {
-                            let acc = acc.add(item * features * narrow.accumulator.size());
-                            (run.finish_block)(acc, out.wrapping_offset(item as isize * run.out_stride), features, std::ptr::null());
+                            let folded = folded.add(item * features * narrow.accumulator.size());
+                            (run.finish_block)(folded, out.wrapping_offset(item as isize * run.out_stride), features, std::ptr::null());
                         }
                     }
                 }
@@ -202,28 +206,34 @@ impl Walker<'_> {
             let level = blocks.ilog2();
             let blocks = 1 << level;
             let end = start + blocks as u64 * BLOCK_ROWS_U64;
-            let mut bounds = [0u64; PAIRED + 1];
-            for (block, bound) in bounds.iter_mut().enumerate() {
-                *bound = start + block as u64 * BLOCK_ROWS_U64;
-            }
             for (index, reduction) in stage.reductions.iter().enumerate() {
                 let Some(narrow) = &reduction.narrow else { continue };
+                // Of few at once, each goes down blocks in order: long streams, which prefetchers follow.
+                let at_once = narrow.kernels.at_once;
+                let runs = if at_once <= FEW && blocks > at_once { blocks / at_once } else { 1 };
+                let at = |block: usize| block % runs * (blocks / runs) + block / runs;
+                let (mut starts, mut ends) = ([0u64; PAIRED], [0u64; PAIRED]);
+                for block in 0..blocks {
+                    let first = start + block as u64 * BLOCK_ROWS_U64;
+                    (starts[at(block)], ends[at(block)]) = (first, first + BLOCK_ROWS_U64);
+                }
                 // SAFETY: the caller's rows; scratch is nobody else's.
                 unsafe {
                     let acc = self.scratch.add(narrow.acc);
                     (narrow.kernels.fold)(&Items {
                         rows: self.widened(narrow, reduction, memory, start..end),
                         features: step.features,
-                        starts: &bounds[..blocks],
-                        ends: &bounds[1..=blocks],
+                        starts: &starts[..blocks],
+                        ends: &ends[..blocks],
+                        are_whole: true,
                         acc,
                         op: narrow.op,
                         divides: false,
                     });
                     let value = self.scratch.add(narrow.value).cast::<f64>();
                     match narrow.accumulator {
-                        DType::F64 => items::pair::<f64>(narrow.op, acc, blocks, step.features, value),
-                        _ => items::pair::<f32>(narrow.op, acc, blocks, step.features, value),
+                        DType::F64 => items::pair::<f64>(narrow.op, acc, blocks, step.features, at, value),
+                        _ => items::pair::<f32>(narrow.op, acc, blocks, step.features, at, value),
                     }
                     self.push_group(k, index, level, value);
                 }

@@ -79,6 +79,8 @@ pub(crate) struct Items<'a> {
     /// The first row of each item, and the one behind its last, at most a block away.
     pub(crate) starts: &'a [u64],
     pub(crate) ends: &'a [u64],
+    /// Whether each of them is a whole block.
+    pub(crate) are_whole: bool,
     pub(crate) acc: *mut u8,
     pub(crate) op: Op,
     /// Whether results are divided by how many rows they have; those of none are not a number then.
@@ -105,6 +107,8 @@ pub(crate) struct Lengths {
 #[derive(Clone, Copy)]
 pub(crate) struct ItemKernels {
     pub(crate) fold: unsafe fn(&Items<'_>),
+    /// How many items it takes at once.
+    pub(crate) at_once: usize,
     /// Looks at the lengths between offsets.
     pub(crate) scan: unsafe fn(&[u64]) -> Lengths,
 }
@@ -128,7 +132,11 @@ macro_rules! compiled_for {
             }
 
             pub(super) fn kernels<C: Cell<$vectors: Square>>(features: usize) -> Option<ItemKernels> {
-                (features * 2 <= C::$vectors::LANES).then_some(ItemKernels { fold: fold::<C>, scan })
+                (features * 2 <= C::$vectors::LANES).then_some(ItemKernels {
+                    fold: fold::<C>,
+                    at_once: C::$vectors::LANES / features.next_power_of_two(),
+                    scan,
+                })
             }
         }
     };
@@ -187,6 +195,20 @@ unsafe fn fold<X: Square>(items: &Items<'_>) {
     }
 }
 
+/// Does something for every part below a number that the compiler knows.
+#[cfg(target_arch = "x86_64")]
+macro_rules! each_part {
+    ($parts:expr, |$part:ident| $body:block) => {
+        each_part!($parts, $part, $body, 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15)
+    };
+    ($parts:expr, $part:ident, $body:block, $($index:literal)*) => {
+        $(if $index < $parts {
+            let $part = $index;
+            $body
+        })*
+    };
+}
+
 /// Folds `P` items at once.
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
@@ -194,9 +216,14 @@ unsafe fn groups<X: Square, const P: usize>(items: &Items<'_>) {
     if P > X::LANES {
         return;
     }
-    let Items { features, starts, ends, op, divides, .. } = *items;
+    let Items { features, starts, ends, op, divides, are_whole, .. } = *items;
     let count = starts.len();
     let width = X::LANES / P;
+    // Of each item, how many elements it has; none of those behind the last.
+    let mut elements = [0u32; ITEMS + 16];
+    for (elements, (start, end)) in elements.iter_mut().zip(starts.iter().zip(ends)) {
+        *elements = (end - start) as u32 * features as u32;
+    }
     let mut divisors = [X::Acc::default(); ITEMS + 16];
     if divides {
         for (divisor, (start, end)) in divisors.iter_mut().zip(starts.iter().zip(ends)) {
@@ -219,35 +246,57 @@ unsafe fn groups<X: Square, const P: usize>(items: &Items<'_>) {
     unsafe {
         let (spread, together, own) = (X::lanes(spread), X::lanes(together), X::lanes(own));
         let identity = X::splat(with_op!(op, R => R::identity()));
+        let most = (P * features) as u32;
+        // Where no row is missing and none is spread, nothing is masked.
+        let is_whole = are_whole && features == width && count.is_multiple_of(P);
         let mut item = 0;
         while item < count {
             let has = P.min(count - item);
-            let (mut from, mut left, mut longest) = ([rows; P], [0usize; P], 0);
-            for part in 0..has {
-                from[part] = rows.add(starts[item + part] as usize * features);
-                left[part] = (ends[item + part] - starts[item + part]) as usize;
-                longest = longest.max(left[part]);
-            }
-            debug_assert!(longest <= BLOCK_ROWS, "an item is at most a block");
+            let mut last = [0u64; P];
+            let first: *const u64 = if has == P {
+                starts.as_ptr().add(item)
+            } else {
+                last[..has].copy_from_slice(&starts[item..]);
+                last.as_ptr()
+            };
+            let counts = elements.as_ptr().add(item);
             let mut folded = identity;
             let mut done = 0;
             loop {
                 let mut square = [identity; P];
-                for part in 0..P {
-                    square[part] =
-                        X::load_or(from[part].wrapping_add(done * features), left[part].saturating_sub(done).min(P) * features, identity);
-                    if features < width {
-                        square[part] = square[part].pick(spread);
-                    }
-                }
+                let from = |part: usize| rows.wrapping_add(first.add(part).read() as usize * features + done as usize);
+                let more = if is_whole {
+                    each_part!(P, |part| { square[part] = X::load(from(part)) });
+                    done + most < (BLOCK_ROWS * features) as u32
+                } else {
+                    let (codes, more) = if P >= 8 {
+                        X::codes::<P>(counts, done, most)
+                    } else {
+                        let (mut codes, mut more) = ([0; 16], false);
+                        for part in 0..P {
+                            let left = counts.add(part).read().saturating_sub(done);
+                            codes[part] = X::code(left.min(most));
+                            more |= left > most;
+                        }
+                        (codes, more)
+                    };
+                    // One by one, or the compiler keeps a loop, and the square in memory.
+                    each_part!(P, |part| {
+                        square[part] = X::load_or(from(part), codes[part], identity);
+                        if features < width {
+                            square[part] = square[part].pick(spread);
+                        }
+                    });
+                    more
+                };
                 let turned = X::turn::<P>(square);
                 with_op!(op, R => {
                     for row in turned {
                         folded = R::push_vector(folded, row);
                     }
                 });
-                done += P;
-                if done >= longest {
+                done += most;
+                if !more {
                     break;
                 }
             }
@@ -271,14 +320,21 @@ unsafe fn groups<X: Square, const P: usize>(items: &Items<'_>) {
 /// The pairs of 2^n neighbouring items, and of their pairs, up to one value for each feature: what the tree makes of so many blocks that begin at a multiple of as many.
 ///
 /// # Safety
-/// `acc` has `items` rows of `features` accumulators, `out` a row.
-pub(crate) unsafe fn pair<A: Accumulator>(op: Op, acc: *const u8, items: usize, features: usize, out: *mut f64) {
+/// `acc` has `items` rows of `features` accumulators, that of item i in place `at(i)`, and `out` has a row.
+pub(crate) unsafe fn pair<A: Accumulator>(
+    op: Op,
+    acc: *const u8,
+    items: usize,
+    features: usize,
+    at: impl Fn(usize) -> usize,
+    out: *mut f64,
+) {
     let acc = acc.cast::<A>();
     let mut values = [0f64; PAIRED];
     for feature in 0..features {
         for (item, value) in values[..items].iter_mut().enumerate() {
             // SAFETY: the caller's promise.
-            *value = unsafe { acc.add(item * features + feature).read() }.as_f64();
+            *value = unsafe { acc.add(at(item) * features + feature).read() }.as_f64();
         }
         let mut left = items;
         while left > 1 {

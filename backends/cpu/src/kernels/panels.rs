@@ -9,7 +9,7 @@ use super::items::Op;
 #[cfg(target_arch = "x86_64")]
 use super::items::with_op;
 #[cfg(target_arch = "x86_64")]
-use crate::vector::{Cell, Lanes, VectorOp, squares::Square};
+use crate::vector::{Cell, Lanes, VectorOp, prefetch, squares::Square};
 #[cfg(target_arch = "x86_64")]
 use half::{bf16, f16};
 use levelfold::DType;
@@ -37,9 +37,15 @@ pub(crate) type FoldPanels = unsafe fn(&Panels<'_>);
 pub(crate) const ROWS: usize = 16;
 /// The accumulators of a row are a multiple of so many bytes.
 pub(crate) const ROW_ALIGN: usize = 64;
-/// How far ahead of its use a line is asked for, in bytes of a column.
+/// How far ahead of its use a line is asked for, in bytes of a column: into the first cache, or into the second where the lines of a square meet in the same sets of the
+/// first.
 #[cfg(target_arch = "x86_64")]
-const AHEAD: usize = 1024;
+const AHEAD: usize = 512;
+#[cfg(target_arch = "x86_64")]
+const FAR_AHEAD: usize = 1024;
+/// Lines at multiples of so many bytes meet in the same sets of the first cache.
+#[cfg(target_arch = "x86_64")]
+const SETS_BYTES: usize = 4096;
 
 /// One module an instruction set: the same bodies, compiled for it.
 #[cfg(target_arch = "x86_64")]
@@ -104,7 +110,8 @@ unsafe fn fold_squares<T: Value, X: Lanes<T> + Square, const P: usize>(panels: &
     }
     let Panels { features, rows, column_stride, op, .. } = *panels;
     let line_rows = 64 / size_of::<T>();
-    let ahead = AHEAD / size_of::<T>();
+    let meet = column_stride.unsigned_abs().is_multiple_of(SETS_BYTES);
+    let ahead = if meet { FAR_AHEAD } else { AHEAD } / size_of::<T>();
     let source =
         |row: usize, column: usize| panels.from.cast::<T>().wrapping_add(row).wrapping_byte_offset(column as isize * column_stride);
     let mut column = 0;
@@ -121,7 +128,8 @@ unsafe fn fold_squares<T: Value, X: Lanes<T> + Square, const P: usize>(panels: &
                     // Behind the window's end, from the top of the next panel.
                     let (ask, next) = if row + ahead < rows { (row + ahead, 0) } else { (row + ahead - rows.min(row + ahead), P) };
                     for part in 0..columns {
-                        ask_far(source(ask, column + next + part));
+                        let line = source(ask, column + next + part);
+                        if meet { ask_far(line) } else { prefetch(line) }
                     }
                 }
                 let mut square = [identity; P];

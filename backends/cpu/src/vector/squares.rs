@@ -17,8 +17,13 @@ pub(crate) trait Square: Vector {
 
     /// Turns a square of `P` parts: 2, 4, 8 or 16, and no more than there are lanes.
     unsafe fn turn<const P: usize>(square: [Self; P]) -> [Self; P];
-    /// The first `count` lanes, all of them at most; the others are those of `fill`.
-    unsafe fn load_or(from: *const Self::Acc, count: usize, fill: Self) -> Self;
+    /// What [`load_or`](Square::load_or) takes for its first `count` lanes, all of them at most.
+    fn code(count: u32) -> u32;
+    /// The codes of what is left of `P` counts, 8 or 16, without the first `done` and up to `most`, and whether more than those is left of any. There are 16 counts
+    /// to read.
+    unsafe fn codes<const P: usize>(counts: *const u32, done: u32, most: u32) -> ([u32; 16], bool);
+    /// The first lanes, as many as the code says; the others are those of `fill`.
+    unsafe fn load_or(from: *const Self::Acc, code: u32, fill: Self) -> Self;
     /// Itself where a flag is set, all bits of it, and `other` where none is.
     unsafe fn kept(self, other: Self, flag: u32) -> Self;
     /// Lanes by number, below how many there are.
@@ -191,9 +196,29 @@ macro_rules! wide {
             }
 
             #[inline(always)]
-            unsafe fn load_or(from: *const Self::Acc, count: usize, fill: Self) -> Self {
+            fn code(count: u32) -> u32 {
+                (1 << count) - 1
+            }
+
+            #[inline(always)]
+            unsafe fn codes<const P: usize>(counts: *const u32, done: u32, most: u32) -> ([u32; 16], bool) {
+                let mut codes = [0; 16];
+                // SAFETY: the caller is compiled for this instruction set, and has 16 counts; so has the array.
+                let more = unsafe {
+                    let (counts, done, most) = (_mm512_loadu_si512(counts.cast()), _mm512_set1_epi32(done as i32), _mm512_set1_epi32(most as i32));
+                    let left = _mm512_sub_epi32(_mm512_max_epu32(counts, done), done);
+                    let one = _mm512_set1_epi32(1);
+                    let masks = _mm512_sub_epi32(_mm512_sllv_epi32(one, _mm512_min_epu32(left, most)), one);
+                    _mm512_storeu_si512(codes.as_mut_ptr().cast(), masks);
+                    _mm512_cmpgt_epu32_mask(left, most)
+                };
+                (codes, u32::from(more) & ((1 << P) - 1) != 0)
+            }
+
+            #[inline(always)]
+            unsafe fn load_or(from: *const Self::Acc, code: u32, fill: Self) -> Self {
                 // SAFETY: the caller gives this many elements; others are masked.
-                Self(unsafe { $mask_load(fill.0, ((1u32 << count) - 1) as $mask, from) })
+                Self(unsafe { $mask_load(fill.0, code as $mask, from) })
             }
 
             #[inline(always)]
@@ -237,8 +262,33 @@ unsafe fn first(count: usize) -> __m256i {
     unsafe { _mm256_loadu_si256(LANES.as_ptr().add(8 - count).cast()) }
 }
 
+/// For AVX2, a code is the count.
+#[inline(always)]
+unsafe fn counts_left<const P: usize>(counts: *const u32, done: u32, most: u32) -> ([u32; 16], bool) {
+    let mut codes = [0; 16];
+    // SAFETY: the caller is compiled for AVX2, and has 16 counts; so has the array.
+    let more = unsafe {
+        let (counts, done, most) = (_mm256_loadu_si256(counts.cast()), _mm256_set1_epi32(done as i32), _mm256_set1_epi32(most as i32));
+        let left = _mm256_sub_epi32(_mm256_max_epu32(counts, done), done);
+        _mm256_storeu_si256(codes.as_mut_ptr().cast(), _mm256_min_epu32(left, most));
+        _mm256_movemask_ps(_mm256_castsi256_ps(_mm256_cmpgt_epi32(left, most)))
+    };
+    (codes, more & ((1 << P) - 1) != 0)
+}
+
 impl Square for F32x8 {
     type Lanes = __m256i;
+
+    #[inline(always)]
+    fn code(count: u32) -> u32 {
+        count
+    }
+
+    #[inline(always)]
+    unsafe fn codes<const P: usize>(counts: *const u32, done: u32, most: u32) -> ([u32; 16], bool) {
+        // SAFETY: the caller's promise.
+        unsafe { counts_left::<P>(counts, done, most) }
+    }
 
     #[inline(always)]
     unsafe fn turn<const P: usize>(square: [Self; P]) -> [Self; P] {
@@ -253,10 +303,10 @@ impl Square for F32x8 {
     }
 
     #[inline(always)]
-    unsafe fn load_or(from: *const f32, count: usize, fill: Self) -> Self {
+    unsafe fn load_or(from: *const f32, code: u32, fill: Self) -> Self {
         // SAFETY: the caller gives this many elements; others are masked.
         unsafe {
-            let mask = first(count);
+            let mask = first(code as usize);
             Self(_mm256_blendv_ps(fill.0, _mm256_maskload_ps(from, mask), _mm256_castsi256_ps(mask)))
         }
     }
@@ -284,6 +334,17 @@ impl Square for F64x4 {
     type Lanes = __m256i;
 
     #[inline(always)]
+    fn code(count: u32) -> u32 {
+        count
+    }
+
+    #[inline(always)]
+    unsafe fn codes<const P: usize>(counts: *const u32, done: u32, most: u32) -> ([u32; 16], bool) {
+        // SAFETY: the caller's promise.
+        unsafe { counts_left::<P>(counts, done, most) }
+    }
+
+    #[inline(always)]
     unsafe fn turn<const P: usize>(square: [Self; P]) -> [Self; P] {
         // SAFETY: the caller is compiled for this instruction set.
         unsafe {
@@ -295,10 +356,10 @@ impl Square for F64x4 {
     }
 
     #[inline(always)]
-    unsafe fn load_or(from: *const f64, count: usize, fill: Self) -> Self {
+    unsafe fn load_or(from: *const f64, code: u32, fill: Self) -> Self {
         // SAFETY: the caller gives this many elements; others are masked.
         unsafe {
-            let mask = first(2 * count);
+            let mask = first(2 * code as usize);
             Self(_mm256_blendv_pd(fill.0, _mm256_maskload_pd(from, mask), _mm256_castsi256_pd(mask)))
         }
     }
@@ -361,9 +422,16 @@ mod tests {
                     })*
                     let fill = $vector::splat(-1.0);
                     for count in 0..=LANES {
-                        let loaded = read($vector::load_or(numbers.as_ptr(), count, fill));
+                        let loaded = read($vector::load_or(numbers.as_ptr(), $vector::code(count as u32), fill));
                         let wanted: [$acc; LANES] = from_fn(|lane| if lane < count { numbers[lane] } else { -1.0 });
                         assert_eq!(loaded, wanted);
+                    }
+                    let counts: [u32; 16] = from_fn(|item| [0, 1, 7, 8, 15, 16, 32, 3][item % 8]);
+                    for (done, most) in [(0, 4), (0, 8), (8, 8), (16, 8), (4, 4)] {
+                        let (codes, more) = $vector::codes::<8>(counts.as_ptr(), done, most);
+                        let left = counts.map(|count| u32::saturating_sub(count, done));
+                        assert_eq!(codes[..8], left.map(|left| $vector::code(left.min(most)))[..8]);
+                        assert_eq!(more, left[..8].iter().any(|left| *left > most));
                     }
                     let row = $vector::load(numbers.as_ptr());
                     assert_eq!(read(row.kept(fill, 0)), [-1.0; LANES]);
