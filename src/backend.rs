@@ -44,11 +44,13 @@ pub struct FusionLimits {
     pub stages: usize,
     /// A fold has at most so many reductions, over all stages.
     pub reductions: usize,
+    /// A fold has at most so many stages with a reducer that [goes over a block's rows](crate::Reducer::passes) more than once.
+    pub again: usize,
 }
 
 impl Default for FusionLimits {
     fn default() -> Self {
-        FusionLimits { unit_rows: 4096, unit_share: 64, stages: usize::MAX, reductions: usize::MAX }
+        FusionLimits { unit_rows: 4096, unit_share: 64, stages: usize::MAX, reductions: usize::MAX, again: usize::MAX }
     }
 }
 

@@ -77,6 +77,18 @@ pub trait MonoidVisitor {
 }
 
 impl Reducer {
+    /// How often it goes over the rows of a block: [`Monoid::PASSES`]. Who makes its rows on the way has to hold those of a block where that is more than once.
+    pub fn passes(&self) -> usize {
+        struct Passes;
+        impl MonoidVisitor for Passes {
+            type Out = usize;
+            fn visit<M: Monoid>(self, _: M) -> usize {
+                M::PASSES
+            }
+        }
+        self.visit_monoid(Passes).unwrap_or(1)
+    }
+
     /// Shows a reducer's monoid to a visitor; `None` where it has none of these: a plain one, one that selects, or a
     /// custom one, whose expressions say what it is.
     pub fn visit_monoid<V: MonoidVisitor>(&self, visitor: V) -> Option<V::Out> {

@@ -79,6 +79,13 @@ pub enum Refusal {
         /// The most that the target takes.
         limit: usize,
     },
+    /// More levels of the step would go over their blocks twice than the target takes.
+    TooManyAgain {
+        /// How many would.
+        again: usize,
+        /// The most that the target takes.
+        limit: usize,
+    },
     /// One of the two needs what the other makes.
     Depends,
     /// What is read is not rows in memory.
@@ -144,6 +151,9 @@ impl fmt::Display for Refusal {
             }
             Refusal::TooManyReductions { reductions, limit } => {
                 write!(f, "one step would make {reductions} reductions, more than the {limit} that the target takes")
+            }
+            Refusal::TooManyAgain { again, limit } => {
+                write!(f, "one step would go over the blocks of {again} levels twice, more than the {limit} whose rows the target holds")
             }
             Refusal::Depends => f.write_str("one needs what the other makes"),
             Refusal::NotRows => f.write_str("what it reads is not rows in memory"),

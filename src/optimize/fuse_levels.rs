@@ -6,7 +6,8 @@
 //! everything beneath them, because a block of 32 rows is added up in one go. The level joins as long as the largest unit has at most
 //! [`unit_rows`](crate::backend::FusionLimits::unit_rows) leaf rows, or one part in
 //! [`unit_share`](crate::backend::FusionLimits::unit_share) of all of them. Above, levels are so few rows that a step of their own costs
-//! nothing, and long segments are cut well by it. A target may take so many stages and reductions in one step and no more.
+//! nothing, and long segments are cut well by it. A target may take so many stages and reductions in one step and no more,
+//! and so many that go over a block's rows twice.
 //!
 //! A quantile is never fused: it selects among all rows of a segment at once.
 //!
@@ -103,6 +104,11 @@ fn can_fuse(graph: &LevelGraph, lower: NodeId, upper: NodeId, target: &Target) -
     let reductions = below.iter().chain(above).map(|stage| stage.reductions.len()).sum();
     if reductions > target.fusion.reductions {
         return Err(Refusal::TooManyReductions { reductions, limit: target.fusion.reductions });
+    }
+    let goes_again = |stage: &&Stage| stage.reductions.iter().any(|reduction| reduction.reducer.passes() > 1);
+    let again = below.iter().chain(above).filter(goes_again).count();
+    if again > target.fusion.again {
+        return Err(Refusal::TooManyAgain { again, limit: target.fusion.again });
     }
     let tables = |stages: &[Stage]| stages.iter().map(|stage| stage.table).collect::<SmallVec<[_; 4]>>();
     let (below, above) = (tables(below), tables(above));

@@ -17,7 +17,7 @@ typedef long long i64;
 
 // Codes, as src/spec.rs has them.
 enum : int { F32, F64, F16, BF16, U8, U16, U32, I32, I64 };
-enum : int { SUM, MEAN, MAX, MIN, PROD };
+enum : int { SUM, MEAN, MAX, MIN, PROD, VAR, STD, L1, L2, LOG_SUM_EXP, SOFT_MAX, FIRST_ROW, LAST_ROW, ROW_COUNT, ARG_MAX, ARG_MIN, CUSTOM };
 
 // ---------------------------------------------------------------------------------------------------------------- bits
 
@@ -119,6 +119,15 @@ template <> struct Type<BF16> {
   static LF_DEVICE Raw nearest(double x) { return x != x ? (u16)0x7fc0 : round_to_16_bits<8, 7>(x); }
 };
 
+// Positions: whole numbers, exact in what they come in.
+template <> struct Type<I64> {
+  typedef i64 Raw;
+  typedef double Acc;
+  static LF_DEVICE Acc widen(Raw x) { return (double)x; }
+  static LF_DEVICE Raw nearest(float x) { return (i64)x; }
+  static LF_DEVICE Raw nearest(double x) { return (i64)x; }
+};
+
 // One float of a type that is known at run time, in an accumulator that it widens to.
 template <class Acc> LF_DEVICE Acc load_float(const u8* at, u32 type) {
   switch (type) {
@@ -129,12 +138,13 @@ template <class Acc> LF_DEVICE Acc load_float(const u8* at, u32 type) {
   }
 }
 
-// One float, rounded to a type that is known at run time.
+// One number, rounded to a type that is known at run time.
 template <class Number> LF_DEVICE void store_float(u8* at, u32 type, Number x) {
   switch (type) {
     case F32: *(float*)at = Type<F32>::nearest(x); break;
     case F64: *(double*)at = Type<F64>::nearest(x); break;
     case F16: *(u16*)at = Type<F16>::nearest(x); break;
+    case I64: *(i64*)at = Type<I64>::nearest(x); break;
     default: *(u16*)at = Type<BF16>::nearest(x); break;
   }
 }
@@ -200,7 +210,7 @@ struct ReductionArgs {
   double* partials;
   double* weight_partials;
   double fill;
-  u32 weight_type, vector_store;
+  u32 weight_type, vector_store, ddof, reserved;
 };
 
 struct StageArgs {
@@ -219,3 +229,22 @@ struct FoldArgs {
   ReductionArgs reductions[MOST_REDUCTIONS];
 };
 
+// ------------------------------------------------------------------------------------- arguments of the second pass
+
+constexpr int FINISH_THREADS = 256;
+
+struct FinishGroup {
+  u64 first, to, rows;
+  u32 count, last;
+};
+
+struct FinishArgs {
+  const double* source;
+  const double* weight_source;
+  double* target;
+  double* weight_target;
+  const FinishGroup* groups;
+  u8* out;
+  i64 out_row_stride, out_column_stride;
+  u32 features, reducer, out_type, ddof;
+};

@@ -1,25 +1,8 @@
 // What surrounds the folds: the second pass over long segments, empty segments, copies. One module for all plans; the interface is described
 // in src/args.rs.
 
-constexpr int FINISH_THREADS = 256;
 constexpr int MOVE_THREADS = 256;
 constexpr u32 MOVE_UNITS = 4096;
-
-struct FinishGroup {
-  u64 first, to, rows;
-  u32 count, last;
-};
-
-struct FinishArgs {
-  const double* source;
-  const double* weight_source;
-  double* target;
-  double* weight_target;
-  const FinishGroup* groups;
-  u8* out;
-  i64 out_row_stride, out_column_stride;
-  u32 features, reducer, out_type, reserved;
-};
 
 struct FillArgs {
   const u64* rows;

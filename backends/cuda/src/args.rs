@@ -72,7 +72,7 @@ pub struct ReductionArgs {
     pub out_row_stride: i64,
     /// Bytes from result column to result column.
     pub out_column_stride: i64,
-    /// Of the topmost stage: pieces × features f64; 0 where no segment is long.
+    /// Of the topmost stage: pieces × numbers of the reducer's state × features f64; 0 where no segment is long.
     pub partials: Address,
     /// Of the topmost stage's weighted means: pieces f64, Σw of each piece.
     pub weight_partials: Address,
@@ -82,13 +82,17 @@ pub struct ReductionArgs {
     pub weight_type: u32,
     /// Whether results lie side by side, and each lane's are aligned to their size or to 16 bytes: 1 or 0. See [`vector_store`].
     pub vector_store: u32,
+    /// What `var` and `std` take from the number of rows before they divide.
+    pub ddof: u32,
+    /// Zero.
+    pub reserved: u32,
 }
 
-/// The arguments of `lf_finish`: one pass over the partials of one reduction.
+/// The arguments of `lf_finish` and `lf_finish_states`: one pass over the partials of one reduction.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct FinishArgs {
-    /// Partials, `features` f64 a row.
+    /// Partials, `features` f64 a row; of a reducer with a state so many rows for each as it has numbers.
     pub source: Address,
     /// Σw of each piece, where a weighted mean; else 0.
     pub weight_source: Address,
@@ -110,8 +114,8 @@ pub struct FinishArgs {
     pub reducer: u32,
     /// The code of the results' type.
     pub out_type: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// As in a fold's [`ReductionArgs`].
+    pub ddof: u32,
 }
 
 /// Up to [`FINISH_RADIX`](crate::spec::FINISH_RADIX) neighbouring partials of one segment. A segment of more has several groups, each whole but the
@@ -263,14 +267,14 @@ macro_rules! offsets {
 offsets! {
     FoldArgs { values, row_stride, column_stride, ids, id_stride, runs, shifts, run_count, id_bytes, features, lanes, slabs, piece_blocks, stages, reductions }
     StageArgs { offsets }
-    ReductionArgs { weights, weight_stride, out, out_row_stride, out_column_stride, partials, weight_partials, fill, weight_type, vector_store }
-    FinishArgs { source, weight_source, target, weight_target, groups, out, out_row_stride, out_column_stride, features, reducer, out_type, reserved }
+    ReductionArgs { weights, weight_stride, out, out_row_stride, out_column_stride, partials, weight_partials, fill, weight_type, vector_store, ddof }
+    FinishArgs { source, weight_source, target, weight_target, groups, out, out_row_stride, out_column_stride, features, reducer, out_type, ddof }
     FinishGroup { first, to, rows, count, last }
     FillArgs { rows, count, out, out_row_stride, out_column_stride, fill, features, out_type }
     CopyArgs { source, source_row_stride, source_column_stride, target, target_row_stride, target_column_stride, ids, id_stride, offsets, shifts, segments, rows, columns, unit, id_bytes, source_feature_major, target_feature_major }
 }
 
 // Nothing in them is padding: what is hashed or compared is what was meant.
-const _: () = assert!(size_of::<ReductionArgs>() == 72 && size_of::<FinishGroup>() == 32 && size_of::<StageArgs>() == 8);
-const _: () = assert!(offset_of!(FoldArgs, stages) == 80 && size_of::<FoldArgs>() == 80 + 8 * MOST_STAGES + 72 * MOST_REDUCTIONS);
+const _: () = assert!(size_of::<ReductionArgs>() == 80 && size_of::<FinishGroup>() == 32 && size_of::<StageArgs>() == 8);
+const _: () = assert!(offset_of!(FoldArgs, stages) == 80 && size_of::<FoldArgs>() == 80 + 8 * MOST_STAGES + 80 * MOST_REDUCTIONS);
 const _: () = assert!(size_of::<FinishArgs>() == 80 && size_of::<FillArgs>() == 56 && size_of::<CopyArgs>() == 120);

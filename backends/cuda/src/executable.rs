@@ -2,7 +2,7 @@
 
 use crate::Shared;
 use crate::device::{Event, Stream};
-use crate::launches::{Maker, StepLaunches};
+use crate::launches::{Maker, StepLaunches, finishing};
 use crate::places::{Lying, Place, resolve};
 use crate::pool::Taken;
 use crate::replay::Replay;
@@ -86,7 +86,7 @@ impl CudaExecutable {
         shared.pool.check_budget(tables.saturating_add(plan.totals.arena_bytes).saturating_add(most_scratch))?;
         for step in &plan.steps {
             if let StepKind::Fold(fold) = &step.kind {
-                load_kernel(&shared, &plan, fold)?;
+                load_kernels(&shared, &plan, fold)?;
             }
         }
         if !plan.steps.is_empty() {
@@ -298,8 +298,8 @@ fn put_program(shared: &Shared, stream: &Arc<Stream>, ready: &mut Ready, index: 
     Ok(true)
 }
 
-/// Loads the kernel that a fold takes where rows lie as the host's do on the device.
-fn load_kernel(shared: &Shared, plan: &Plan, fold: &Fold) -> Result<()> {
+/// Loads the kernels that a fold takes where rows lie as the host's do on the device.
+fn load_kernels(shared: &Shared, plan: &Plan, fold: &Fold) -> Result<()> {
     let values = fold.load.values();
     let (view, buffer) = (plan.view(values), plan.buffer_of(values));
     if view.features == 0 || fold.stages.last().is_none_or(|stage| plan.table(stage.table).total_rows == 0) {
@@ -309,9 +309,20 @@ fn load_kernel(shared: &Shared, plan: &Plan, fold: &Fold) -> Result<()> {
     let size = buffer.dtype.size_u64();
     let strides = [crate::signed_u64(buffer.features.saturating_mul(size)), crate::signed_u64(size)];
     let address = work::ALIGN.wrapping_add(view.first_column.saturating_mul(size));
-    let access = Access::best(source, buffer.dtype, view.features, address, strides, by_position);
-    let spec = spec_of(plan, fold, grain(plan, fold, shared.device.multiprocessors), index_of(plan, fold), source, access);
-    shared.kernels.get(&KernelSpec::Fold(spec), "lf_fold").map(|_| ())
+    let grain = grain(plan, fold, shared.device.multiprocessors);
+    let spec = spec_of(plan, fold, grain, index_of(plan, fold), source, |most| {
+        Access::best(source, buffer.dtype, view.features, address, strides, by_position, most)
+    });
+    shared.kernels.get(&KernelSpec::Fold(spec), "lf_fold")?;
+    if let Some(top) = fold.stages.last()
+        && plan.table(top.table).longest > grain.piece_rows()
+    {
+        for reduction in &top.reductions {
+            let (kernel, entry) = finishing(&reduction.reducer);
+            shared.kernels.get(&kernel, entry)?;
+        }
+    }
+    Ok(())
 }
 
 impl Executable for CudaExecutable {

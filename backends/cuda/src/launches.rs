@@ -7,12 +7,15 @@ use crate::device::Stream;
 use crate::modules::{Function, Kernels};
 use crate::places::Place;
 use crate::pool::Taken;
-use crate::spec::{Access, FINISH_COLUMNS, FINISH_THREADS, FOLD_THREADS, Geometry, KernelSpec, MOVE_THREADS, dtype_code, reducer_code};
+use crate::spec::{
+    Access, FINISH_COLUMNS, FINISH_THREADS, FOLD_THREADS, Geometry, KernelSpec, MOVE_THREADS, ddof, dtype_code, reducer_code, specialised,
+};
 use crate::work::{CopyWork, FoldWork, StepWork, Work, source_of, spec_of};
 use levelfold::backend::TableSet;
 use levelfold::error::{Error, ErrorCode, Result};
 use levelfold::ids::ViewId;
 use levelfold::plan::{Copy, CopyKind, Cost, Fold, Order, Plan, Reduction, Stage, StepKind};
+use levelfold::reducer::ReducerClass;
 use levelfold::{DType, Reducer};
 
 /// A launch.
@@ -95,11 +98,7 @@ impl Maker<'_> {
     }
 
     fn moves(&self, entry: &str, blocks: u32, args: Args) -> Result<Launch> {
-        let threads = match args {
-            Args::Finish(_) => FINISH_THREADS,
-            Args::Fold(_) | Args::Fill(_) | Args::Copy(_) => MOVE_THREADS,
-        };
-        Ok(Launch { function: self.kernels.get(&KernelSpec::Moves, entry)?, blocks, threads, shared: 0, args })
+        Ok(Launch { function: self.kernels.get(&KernelSpec::Moves, entry)?, blocks, threads: MOVE_THREADS, shared: 0, args })
     }
 
     fn fold(&self, fold: &Fold, work: &FoldWork, cost: Cost) -> Result<StepLaunches> {
@@ -119,8 +118,10 @@ impl Maker<'_> {
         }
         self.ordered_weights(fold, work, &mut made)?;
         let (source, by_position) = source_of(self.plan, fold);
-        let access = Access::best(source, values.dtype, features, values.address, [values.row_stride, values.column_stride], by_position);
-        let spec = spec_of(self.plan, fold, work.grain, work.index, source, access);
+        let strides = [values.row_stride, values.column_stride];
+        let spec = spec_of(self.plan, fold, work.grain, work.index, source, |most| {
+            Access::best(source, values.dtype, features, values.address, strides, by_position, most)
+        });
         let geometry = spec
             .geometry(features, work.runs)
             .ok_or_else(|| Error::new(ErrorCode::Internal, "runs were cut for fewer columns than there are"))?;
@@ -193,6 +194,7 @@ impl Maker<'_> {
             }
         }
         args.fill = reduction.on_empty.value().unwrap_or(0.0);
+        args.ddof = ddof(&reduction.reducer);
         args
     }
 
@@ -277,10 +279,12 @@ impl Maker<'_> {
                     features: columns,
                     reducer: reducer_code(&reduction.reducer),
                     out_type: dtype_code(place.dtype),
-                    reserved: 0,
+                    ddof: ddof(&reduction.reducer),
                 };
                 made.written = made.written.saturating_add(pass.finishes.saturating_mul(place.row_bytes()));
-                made.launches.push(self.moves("lf_finish", blocks, Args::Finish(args))?);
+                let (kernel, entry) = finishing(&reduction.reducer);
+                let function = self.kernels.get(&kernel, entry)?;
+                made.launches.push(Launch { function, blocks, threads: FINISH_THREADS, shared: 0, args: Args::Finish(args) });
             }
         }
         Ok(())
@@ -368,6 +372,14 @@ impl Maker<'_> {
     }
 }
 
+/// What pairs the partials of a reducer.
+pub(crate) fn finishing(reducer: &Reducer) -> (KernelSpec, &'static str) {
+    match reducer.class() {
+        ReducerClass::Plain | ReducerClass::Select => (KernelSpec::Moves, "lf_finish"),
+        ReducerClass::State => (KernelSpec::FinishStates(specialised(reducer)), "lf_finish_states"),
+    }
+}
+
 /// Whether a reduction folds its weights beside its rows.
 fn has_divisor(reduction: &Reduction) -> bool {
     reduction.reducer == Reducer::Mean && reduction.weights.is_some()
@@ -402,6 +414,8 @@ const NO_REDUCTION: ReductionArgs = ReductionArgs {
     fill: 0.0,
     weight_type: 0,
     vector_store: 0,
+    ddof: 0,
+    reserved: 0,
 };
 
 const NO_COPY: CopyArgs = CopyArgs {

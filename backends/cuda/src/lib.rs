@@ -11,6 +11,7 @@
 
 pub mod args;
 mod cache;
+mod custom;
 mod cuts;
 mod device;
 mod driver;

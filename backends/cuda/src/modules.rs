@@ -148,6 +148,7 @@ impl Kernels {
     fn load(&self, spec: &KernelSpec) -> Result<Loaded> {
         let name = match spec {
             KernelSpec::Fold(_) => "fold.cu",
+            KernelSpec::FinishStates(_) => "finish.cu",
             KernelSpec::Moves => "moves.cu",
         };
         let source = spec.source();
@@ -156,14 +157,14 @@ impl Kernels {
         let mut options = vec![format!("--gpu-architecture={arch}")];
         options.extend(COMPILE_OPTIONS.map(str::to_owned));
         options.extend(spec.defines());
-        let key = CacheKey::of(source, &options, &arch, self.nvrtc.version);
+        let key = CacheKey::of(&source, &options, &arch, self.nvrtc.version);
         if let Some(compiled) = self.cache.get(key) {
             // Code that the driver refuses, although it is what was written, is compiled again like code that was damaged.
             if let Ok(loaded) = self.load_module(spec, &options, &compiled, true) {
                 return Ok(loaded);
             }
         }
-        let compiled = self.nvrtc.compile(name, source, &options, architecture)?;
+        let compiled = self.nvrtc.compile(name, &source, &options, architecture)?;
         // Without a place to keep it, the next process compiles again: nothing to stop for.
         let _ = self.cache.put(key, &compiled);
         self.load_module(spec, &options, &compiled, false)

@@ -9,6 +9,7 @@
 //! | spec | entry | argument | block, shared memory |
 //! |---|---|---|---|
 //! | [`KernelSpec::Fold`] | `lf_fold` | [`FoldArgs`](crate::args::FoldArgs) | [`FOLD_THREADS`], [`FoldSpec::shared_bytes`] |
+//! | [`KernelSpec::FinishStates`] | `lf_finish_states` | [`FinishArgs`](crate::args::FinishArgs) | [`FINISH_THREADS`], none |
 //! | [`KernelSpec::Moves`] | `lf_finish` | [`FinishArgs`](crate::args::FinishArgs) | [`FINISH_THREADS`], none |
 //! | | `lf_fill` | [`FillArgs`](crate::args::FillArgs) | [`MOVE_THREADS`], none; [`move_blocks`](crate::args::move_blocks) |
 //! | | `lf_copy` | [`CopyArgs`](crate::args::CopyArgs) | [`MOVE_THREADS`], none; [`move_blocks`](crate::args::move_blocks) |
@@ -31,14 +32,18 @@
 //! - `row` is its first position. `segment` of T is the segment that it begins in, and of a lower stage its first segment (empty ones
 //!   included: every segment of a lower stage belongs to exactly one run).
 //! - Each piece of Q blocks of a long segment, also a last, shorter one, is one *piece*: one row of f64 partials for each reduction of
-//!   T, in order. `piece` counts those before the run. `lf_finish` folds them, [`FINISH_RADIX`] at a time.
+//!   T, in order; of a reducer with a state one row for each of its numbers. `piece` counts those before the run. `lf_finish` and `lf_finish_states` fold them,
+//!   [`FINISH_RADIX`] at a time.
 //! - A segment that is not long is finished where it is read. An empty one of T is not touched: `lf_fill` writes it. Empty ones of lower stages are
 //!   filled (and written, where results go somewhere) by the fold itself.
 //!
 //! A unit of work is a run × a slab of `lanes · vector` columns; see [`FoldSpec::geometry`].
 
 use crate::args::{ArgsSizes, MOST_REDUCTIONS, MOST_STAGES, layout_expressions};
+use levelfold::numerics::{Monoid, MonoidVisitor};
+use levelfold::reducer::{CustomReducer, ReducerClass};
 use levelfold::{DType, Reducer};
+use std::borrow::Cow;
 
 /// Threads a block of `lf_fold`.
 pub const FOLD_THREADS: u32 = 128;
@@ -56,7 +61,9 @@ pub const FINISH_COLUMNS: u64 = 32;
 pub enum KernelSpec {
     /// A fold of one or several stages.
     Fold(FoldSpec),
-    /// Finishing long segments, filling empty ones, copies: one for all plans.
+    /// Finishing long segments of a reducer with a state.
+    FinishStates(Reducer),
+    /// Finishing other long segments, filling empty ones, copies: one for all plans.
     Moves,
 }
 
@@ -160,9 +167,9 @@ pub enum RunRecords {
 }
 
 impl Access {
-    /// The best way to read rows of `features` elements at an address, with strides in bytes. `by_position` says that rows are positions: an
-    /// ordered partition, or a packed row-major view.
-    pub fn best(source: Source, values: DType, features: u64, address: u64, strides: [i64; 2], by_position: bool) -> Access {
+    /// The best way to read rows of `features` elements at an address, with strides in bytes, and at most so many bytes a lane. `by_position` says that rows
+    /// are positions: an ordered partition, or a packed row-major view.
+    pub fn best(source: Source, values: DType, features: u64, address: u64, strides: [i64; 2], by_position: bool, most: u32) -> Access {
         let size = values.size_u64();
         let element = Access::Lanes { bytes: low(size) };
         let tiles = source == Source::Rows && by_position;
@@ -178,8 +185,13 @@ impl Access {
             return Access::Tile;
         }
         let pitch = strides[0].unsigned_abs();
-        let fits =
-            |bytes: u64| bytes >= size && address.is_multiple_of(bytes) && pitch.is_multiple_of(bytes) && width.is_multiple_of(bytes);
+        let fits = |bytes: u64| {
+            bytes >= size
+                && bytes <= u64::from(most).max(size)
+                && address.is_multiple_of(bytes)
+                && pitch.is_multiple_of(bytes)
+                && width.is_multiple_of(bytes)
+        };
         match [16, 8, 4].into_iter().find(|&bytes| fits(bytes)) {
             Some(bytes) => Access::Lanes { bytes: low(bytes) },
             None if tiles => Access::Tile,
@@ -189,19 +201,20 @@ impl Access {
 }
 
 impl KernelSpec {
-    /// The CUDA C++ source: no includes, the same for all folds.
-    pub fn source(&self) -> &'static str {
+    /// The CUDA C++ source: no includes, the same for all folds without custom reducers.
+    pub fn source(&self) -> Cow<'static, str> {
+        let of_states = |reducers: &[&Reducer], rest: &'static str| {
+            let numbered = (0..).zip(customs(reducers.iter().copied()));
+            let written: Vec<String> = numbered.map(|(number, custom)| crate::custom::source(number, custom)).collect();
+            if written.is_empty() { None } else { Some([STATES, &written.concat(), rest].concat()) }
+        };
         match self {
-            KernelSpec::Fold(_) => concat!(
-                include_str!("../kernels/common.cu"),
-                include_str!("../kernels/fold/shape.cu"),
-                include_str!("../kernels/fold/pairs.cu"),
-                include_str!("../kernels/fold/results.cu"),
-                include_str!("../kernels/fold/stages.cu"),
-                include_str!("../kernels/fold/loads.cu"),
-                include_str!("../kernels/fold/walk.cu"),
-            ),
-            KernelSpec::Moves => concat!(include_str!("../kernels/common.cu"), include_str!("../kernels/moves.cu")),
+            KernelSpec::Fold(fold) => {
+                let reducers: Vec<&Reducer> = fold.reducers().collect();
+                of_states(&reducers, FOLD).map_or(Cow::Borrowed(WHOLE_FOLD), Cow::Owned)
+            }
+            KernelSpec::FinishStates(reducer) => of_states(&[reducer], FINISH_STATES).map_or(Cow::Borrowed(WHOLE_FINISH), Cow::Owned),
+            KernelSpec::Moves => Cow::Borrowed(concat!(include_str!("../kernels/common.cu"), include_str!("../kernels/moves.cu"))),
         }
     }
 
@@ -215,14 +228,19 @@ impl KernelSpec {
                 format!("-DLF_COPY_BYTES={}", sizes.copy),
                 format!("-DLF_LAYOUT={}", layout_expressions()),
             ],
+            KernelSpec::FinishStates(reducer) => {
+                vec![format!("-DLF_FINISH_BYTES={}", sizes.finish), format!("-DLF_REDUCER={}", reducer_code(reducer))]
+            }
             KernelSpec::Fold(fold) => {
-                let stages: Vec<String> = fold.stages.iter().map(StageSpec::render).collect();
+                let known = customs(fold.reducers());
+                let stages: Vec<String> = fold.stages.iter().map(|stage| stage.render(&known)).collect();
                 vec![
                     format!("-DLF_FOLD_BYTES={}", sizes.fold),
                     format!("-DLF_VALUE={}", dtype_code(fold.values)),
                     format!("-DLF_SOURCE={}", fold.source.code()),
                     format!("-DLF_TILE={}", u8::from(fold.access == Access::Tile)),
                     format!("-DLF_BYTES={}", fold.bytes()),
+                    format!("-DLF_SHARED_BYTES={}", fold.shared_bytes()),
                     format!("-DLF_INDEX={}", fold.index.bits()),
                     format!("-DLF_STAGES={}", fold.stages.len()),
                     format!("-DLF_STAGE_LIST={}", stages.join(",")),
@@ -235,9 +253,56 @@ impl KernelSpec {
     pub fn entries(&self) -> &'static [&'static str] {
         match self {
             KernelSpec::Fold(_) => &["lf_fold"],
+            KernelSpec::FinishStates(_) => &["lf_finish_states"],
             KernelSpec::Moves => &["lf_finish", "lf_fill", "lf_copy", "lf_layout"],
         }
     }
+}
+
+macro_rules! states {
+    () => {
+        concat!(include_str!("../kernels/common.cu"), include_str!("../kernels/elementary.cu"), include_str!("../kernels/states.cu"))
+    };
+}
+
+macro_rules! fold {
+    () => {
+        concat!(
+            include_str!("../kernels/fold/shape.cu"),
+            include_str!("../kernels/fold/pairs.cu"),
+            include_str!("../kernels/fold/results.cu"),
+            include_str!("../kernels/fold/stages.cu"),
+            include_str!("../kernels/fold/loads.cu"),
+            include_str!("../kernels/fold/walk.cu"),
+        )
+    };
+}
+
+macro_rules! finish_states {
+    () => {
+        include_str!("../kernels/finish.cu")
+    };
+}
+
+/// What custom reducers need before them, and what needs them before it.
+const STATES: &str = states!();
+const FOLD: &str = fold!();
+const FINISH_STATES: &str = finish_states!();
+/// The sources without any.
+const WHOLE_FOLD: &str = concat!(states!(), fold!());
+const WHOLE_FINISH: &str = concat!(states!(), finish_states!());
+
+/// The custom reducers among some, each once: a kernel numbers them in this order.
+fn customs<'a>(reducers: impl Iterator<Item = &'a Reducer>) -> Vec<&'a CustomReducer> {
+    let mut found: Vec<&CustomReducer> = Vec::new();
+    for reducer in reducers {
+        if let Reducer::Custom(custom) = reducer
+            && !found.contains(&&**custom)
+        {
+            found.push(custom);
+        }
+    }
+    found
 }
 
 /// What every compilation needs beside the architecture: products are never fused into sums.
@@ -257,15 +322,44 @@ impl FoldSpec {
         self.bytes() / low(self.values.size_u64()).max(1)
     }
 
-    /// Dynamic shared memory of a block; `kernels/fold` lays it out.
+    /// Dynamic shared memory of a block: what arrives, and the rows of the blocks that are gone over twice. `kernels/fold` lays it out.
     pub fn shared_bytes(&self) -> u32 {
-        match self.access {
+        let arriving = match self.access {
             Access::Lanes { bytes } => lane_rows(bytes) * bytes * FOLD_THREADS,
             Access::Tile => {
                 let size = low(self.values.size_u64());
                 FOLD_THREADS / 32 * 2 * tile_rows(size) * TILE_PITCH * size
             }
+        };
+        let again = self.inputs().filter(|(stage, _)| stage.goes_again());
+        arriving + again.map(|(_, input)| 32 * FOLD_THREADS * self.vector() * accumulator_size(input)).sum::<u32>()
+    }
+
+    /// The most bytes that a lane should read of a row, by what is made of it: as many as keep its accumulators in registers, and its part of the rows
+    /// that are held for a second pass within eight bytes.
+    pub fn most_bytes(values: DType, stages: &[StageSpec]) -> u32 {
+        let mut columns = 16;
+        for (stage, input) in inputs(values, stages) {
+            let states = stage.reductions.iter().filter(|reduction| reduction.reducer.class() != ReducerClass::Plain);
+            let numbers = states.map(|reduction| planes(&reduction.reducer).block).sum::<u32>();
+            if numbers > 0 {
+                columns = columns.min(MOST_NUMBERS / (numbers * accumulator_size(input) / 4));
+            }
+            if stage.goes_again() {
+                columns = columns.min(8 / accumulator_size(input));
+            }
         }
+        (columns.max(1) * low(values.size_u64())).min(16)
+    }
+
+    /// The stages, each with the type that it folds.
+    fn inputs(&self) -> impl Iterator<Item = (&StageSpec, DType)> {
+        inputs(self.values, &self.stages)
+    }
+
+    /// Every reduction's reducer, lowest stage first.
+    fn reducers(&self) -> impl Iterator<Item = &Reducer> {
+        self.stages.iter().flat_map(|stage| &stage.reductions).map(|reduction| &reduction.reducer)
     }
 
     /// How `runs` runs over `features` columns are spread: `None` where that is more than one launch takes (cut into fewer runs), or nothing.
@@ -296,13 +390,56 @@ impl FoldSpec {
         if reductions > MOST_REDUCTIONS {
             return Err(format!("makes {reductions} reductions in one step; CUDA kernels take up to {MOST_REDUCTIONS}"));
         }
-        let reducers = self.stages.iter().flat_map(|stage| &stage.reductions).map(|reduction| &reduction.reducer);
-        if let Some(unknown) = reducers.into_iter().find(|reducer| reducer_code(reducer) == u32::MAX) {
+        if let Some(unknown) = self.reducers().find(|reducer| reducer.class() == ReducerClass::Select) {
             return Err(format!("reduces by {unknown}, for which there is no CUDA kernel"));
         }
         Ok(())
     }
 }
+
+/// The stages, each with the type that it folds.
+fn inputs(values: DType, stages: &[StageSpec]) -> impl Iterator<Item = (&StageSpec, DType)> {
+    let fed = stages.windows(2).map(move |pair| {
+        let made = usize::try_from(pair[1].feed).ok().and_then(|feed| pair[0].reductions.get(feed));
+        made.map_or(values, |made| made.dtype)
+    });
+    stages.iter().zip(std::iter::once(values).chain(fed))
+}
+
+fn accumulator_size(input: DType) -> u32 {
+    low(input.accumulator().size_u64())
+}
+
+/// Numbers a column.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Planes {
+    /// Of a block of rows.
+    pub block: u32,
+    /// Of a group of blocks: rows of f64 in a partial.
+    pub tree: u32,
+}
+
+/// The numbers that a reducer has for each column.
+pub fn planes(reducer: &Reducer) -> Planes {
+    struct Of;
+    impl MonoidVisitor for Of {
+        type Out = Planes;
+        fn visit<M: Monoid>(self, _: M) -> Planes {
+            Planes { block: few(M::BLOCK), tree: few(M::TREE) }
+        }
+    }
+    match reducer {
+        Reducer::Custom(custom) => Planes { block: few(custom.components().len()), tree: few(custom.components().len()) },
+        reducer => reducer.visit_monoid(Of).unwrap_or(Planes { block: 1, tree: 1 }),
+    }
+}
+
+fn few(count: usize) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
+}
+
+/// Numbers of 32 bits that a lane keeps of states.
+const MOST_NUMBERS: u32 = 32;
 
 /// Rows narrower than this come in tiles: two sectors.
 const NARROW_BYTES: u64 = 64;
@@ -326,15 +463,24 @@ const fn tile_rows(size: u32) -> u32 {
 
 impl StageSpec {
     /// An initialiser of the kernel's `StageSpec`.
-    fn render(&self) -> String {
-        let reductions: Vec<String> = self.reductions.iter().map(ReductionSpec::render).collect();
+    fn render(&self, known: &[&CustomReducer]) -> String {
+        let reductions: Vec<String> = self.reductions.iter().map(|reduction| reduction.render(known)).collect();
         format!("{{{},{},{},{{{}}}}}", self.feed, self.depth, self.reductions.len(), reductions.join(","))
+    }
+
+    /// Whether it goes over the rows of a block twice.
+    fn goes_again(&self) -> bool {
+        self.reductions.iter().any(|reduction| reduction.reducer.passes() > 1)
     }
 }
 
 impl ReductionSpec {
-    fn render(&self) -> String {
-        format!("{{{},{},{}}}", reducer_code(&self.reducer), u8::from(self.weighted), dtype_code(self.dtype))
+    fn render(&self, known: &[&CustomReducer]) -> String {
+        let number = match &self.reducer {
+            Reducer::Custom(custom) => known.iter().position(|other| *other == &**custom).map_or(0, few),
+            _ => 0,
+        };
+        format!("{{{},{},{}}}", reducer_code(&self.reducer) + number, u8::from(self.weighted), dtype_code(self.dtype))
     }
 }
 
@@ -373,7 +519,7 @@ pub fn dtype_code(dtype: DType) -> u32 {
     }
 }
 
-/// A reducer, as kernels number them.
+/// A reducer, as kernels number them; the first of the custom ones.
 pub fn reducer_code(reducer: &Reducer) -> u32 {
     match reducer {
         Reducer::Sum => 0,
@@ -381,20 +527,37 @@ pub fn reducer_code(reducer: &Reducer) -> u32 {
         Reducer::Max => 2,
         Reducer::Min => 3,
         Reducer::Prod => 4,
-        // No kernel has these: a step with one is refused before.
-        Reducer::Var { .. }
-        | Reducer::Std { .. }
-        | Reducer::L1
-        | Reducer::L2
-        | Reducer::First
-        | Reducer::Last
-        | Reducer::Count
-        | Reducer::ArgMax
-        | Reducer::ArgMin
-        | Reducer::LogSumExp
-        | Reducer::SoftMax
-        | Reducer::Quantile(_)
-        | Reducer::Custom(_) => u32::MAX,
+        Reducer::Var { .. } => 5,
+        Reducer::Std { .. } => 6,
+        Reducer::L1 => 7,
+        Reducer::L2 => 8,
+        Reducer::LogSumExp => 9,
+        Reducer::SoftMax => 10,
+        Reducer::First => 11,
+        Reducer::Last => 12,
+        Reducer::Count => 13,
+        Reducer::ArgMax => 14,
+        Reducer::ArgMin => 15,
+        Reducer::Custom(_) => 16,
+        // It has no kernel: a step with one is refused before.
+        Reducer::Quantile(_) => u32::MAX,
+    }
+}
+
+/// What `var` and `std` take from the number of rows: an argument, so that their kernels are one.
+pub fn ddof(reducer: &Reducer) -> u32 {
+    match reducer {
+        Reducer::Var { ddof } | Reducer::Std { ddof } => *ddof,
+        _ => 0,
+    }
+}
+
+/// The reducer that kernels are specialised by: what is an [argument](ddof) is not told apart.
+pub fn specialised(reducer: &Reducer) -> Reducer {
+    match reducer {
+        Reducer::Var { .. } => Reducer::Var { ddof: 0 },
+        Reducer::Std { .. } => Reducer::Std { ddof: 0 },
+        other => other.clone(),
     }
 }
 

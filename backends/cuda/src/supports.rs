@@ -3,17 +3,22 @@
 use crate::args::{MOST_REDUCTIONS, MOST_STAGES};
 use levelfold::backend::{FusionLimits, Target};
 use levelfold::plan::{CopyKind, Fold, Load, StepKind};
-use levelfold::{DType, Error, ErrorCode, Reducer};
+use levelfold::reducer::ReducerClass;
+use levelfold::{DType, Error, ErrorCode};
 
 /// Arena buffers begin where a whole row of a warp's reads does.
 const ALIGN: u64 = 256;
+
+/// The most stages of a fold that go over their blocks twice: each holds 32 KiB of rows.
+const MOST_AGAIN: usize = 2;
 
 /// What the planner knows of this backend. The same for every device, so plans are too.
 ///
 /// A unit of a fused fold is folded by one group of lanes, and a device runs thousands of those at once: so levels are fused while the largest unit is a few hundred
 /// rows, or a quarter of what a warp of a large device (132 multiprocessors of 24 warps) gets of all rows.
 pub fn target() -> Target {
-    let fusion = FusionLimits { unit_rows: 512, unit_share: 4 * 132 * 24, stages: MOST_STAGES, reductions: MOST_REDUCTIONS };
+    let fusion =
+        FusionLimits { unit_rows: 512, unit_share: 4 * 132 * 24, stages: MOST_STAGES, reductions: MOST_REDUCTIONS, again: MOST_AGAIN };
     Target { align: ALIGN, fusion, element_op: |_| false, supports, ..Target::new(crate::NAME) }
 }
 
@@ -48,28 +53,21 @@ fn supports_fold(fold: &Fold) -> Result<(), String> {
         return Err(format!("`{op}` inside a fold has no kernel on the CUDA backend"));
     }
     for reduction in reductions {
-        match reduction.reducer {
-            Reducer::Sum | Reducer::Mean | Reducer::Max | Reducer::Min | Reducer::Prod => {}
-            Reducer::Var { .. }
-            | Reducer::Std { .. }
-            | Reducer::L1
-            | Reducer::L2
-            | Reducer::First
-            | Reducer::Last
-            | Reducer::Count
-            | Reducer::ArgMax
-            | Reducer::ArgMin
-            | Reducer::LogSumExp
-            | Reducer::SoftMax
-            | Reducer::Quantile(_)
-            | Reducer::Custom(_) => return Err(format!("`{}` has no kernel on the CUDA backend", reduction.reducer)),
+        match reduction.reducer.class() {
+            ReducerClass::Plain | ReducerClass::State => {}
+            ReducerClass::Select => return Err(format!("`{}` has no kernel on the CUDA backend", reduction.reducer)),
         }
         match reduction.dtype {
             DType::F32 | DType::F64 | DType::F16 | DType::BF16 => {}
+            DType::I64 if reduction.reducer.gives_positions() => {}
             DType::U8 | DType::U16 | DType::U32 | DType::I32 | DType::I64 => {
                 return Err(format!("a level of {} holds no values", reduction.dtype));
             }
         }
+    }
+    let again = fold.stages.iter().filter(|stage| stage.reductions.iter().any(|reduction| reduction.reducer.passes() > 1)).count();
+    if again > MOST_AGAIN {
+        return Err(format!("it goes over the blocks of {again} levels twice in one step; CUDA kernels hold those of up to {MOST_AGAIN}"));
     }
     Ok(())
 }

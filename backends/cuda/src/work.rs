@@ -4,7 +4,7 @@ use crate::args::FinishGroup;
 use crate::cuts::{self, Cuts, Grain};
 use crate::device::{Device, Stream};
 use crate::pool::{Pool, Taken};
-use crate::spec::{Access, FINISH_COLUMNS, FoldSpec, Index, ReductionSpec, Source, StageSpec, depth};
+use crate::spec::{Access, FINISH_COLUMNS, FoldSpec, Index, ReductionSpec, Source, StageSpec, depth, planes, specialised};
 use crate::staging::Staging;
 use crate::tables::{DeviceTables, Part, bytes_of};
 use levelfold::backend::TableSet;
@@ -151,11 +151,13 @@ pub(crate) fn grain(plan: &Plan, fold: &Fold, multiprocessors: u32) -> Grain {
 pub(crate) fn most_scratch(plan: &Plan, multiprocessors: u32) -> u64 {
     let of_fold = |fold: &Fold| {
         let Some(top) = fold.stages.last() else { return 0 };
+        let trees = top.reductions.iter().map(|reduction| u64::from(planes(&reduction.reducer).tree));
         let table = plan.table(top.table);
         let pieces = grain(plan, fold, multiprocessors).most_pieces(table.total_rows, table.longest);
         let rows = pieces.saturating_add(pieces / 128);
         let (_, features) = row_of(plan, fold);
-        rows.saturating_mul(features.saturating_add(1)).saturating_mul(8).saturating_mul(crate::wide(top.reductions.len()))
+        let numbers = trees.map(|tree| features.saturating_mul(tree).saturating_add(1)).fold(0, u64::saturating_add);
+        rows.saturating_mul(numbers).saturating_mul(8)
     };
     let steps = plan.steps.iter().map(|step| match &step.kind {
         StepKind::Fold(fold) => of_fold(fold),
@@ -164,8 +166,15 @@ pub(crate) fn most_scratch(plan: &Plan, multiprocessors: u32) -> u64 {
     steps.max().unwrap_or(0)
 }
 
-/// What a fold is specialised by, apart from how rows are read.
-pub(crate) fn spec_of(plan: &Plan, fold: &Fold, grain: Grain, index: Index, source: Source, access: Access) -> FoldSpec {
+/// What a fold is specialised by. `access` chooses how rows are read, from the most bytes that a lane should read of one.
+pub(crate) fn spec_of(
+    plan: &Plan,
+    fold: &Fold,
+    grain: Grain,
+    index: Index,
+    source: Source,
+    access: impl FnOnce(u32) -> Access,
+) -> FoldSpec {
     let values = fold.load.values();
     let last = fold.stages.len().saturating_sub(1);
     let stages = fold.stages.iter().enumerate().map(|(number, stage)| StageSpec {
@@ -175,13 +184,14 @@ pub(crate) fn spec_of(plan: &Plan, fold: &Fold, grain: Grain, index: Index, sour
             .reductions
             .iter()
             .map(|reduction| ReductionSpec {
-                reducer: reduction.reducer.clone(),
+                reducer: specialised(&reduction.reducer),
                 weighted: reduction.weights.is_some(),
                 dtype: reduction.dtype,
             })
             .collect(),
     });
-    FoldSpec { values: plan.buffer_of(values).dtype, source, access, index, stages: stages.collect() }
+    let (values, stages) = (plan.buffer_of(values).dtype, stages.collect::<Vec<_>>());
+    FoldSpec { values, source, access: access(FoldSpec::most_bytes(values, &stages)), index, stages }
 }
 
 /// How wide positions, rows and segments of a fold are.
@@ -222,7 +232,7 @@ fn fold_work(plan: &Plan, fold: &Fold, tables: &TableSet, bringing: &mut Bringin
     // With the narrowest reads there are the most threads, so what fits then always fits.
     let size = plan.buffer_of(fold.load.values());
     let narrowest = Access::Lanes { bytes: u32::try_from(size.dtype.size()).unwrap_or(8) };
-    let spec = spec_of(plan, fold, grain, index, source, narrowest);
+    let spec = spec_of(plan, fold, grain, index, source, |_| narrowest);
     while features > 0 && cut.runs > 0 && spec.geometry(features, cut.runs).is_none() {
         if cut.runs == 1 {
             return Err(too_wide(features));
@@ -291,10 +301,11 @@ fn scratch(plan: &Plan, fold: &Fold, cut: &Cuts, features: u64, made: &mut FoldW
         Ok::<u64, Error>(start)
     };
     if cut.pieces > 0 {
-        for _ in &fold.stages[fold.stages.len() - 1].reductions {
-            let mut rows = vec![(take(cut.pieces.saturating_mul(features), 8)?, take(cut.pieces, 8)?)];
+        for reduction in &fold.stages[fold.stages.len() - 1].reductions {
+            let numbers = features.saturating_mul(u64::from(planes(&reduction.reducer).tree));
+            let mut rows = vec![(take(cut.pieces.saturating_mul(numbers), 8)?, take(cut.pieces, 8)?)];
             for pass in cut.passes.iter().filter(|pass| pass.rows > 0) {
-                rows.push((take(pass.rows.saturating_mul(features), 8)?, take(pass.rows, 8)?));
+                rows.push((take(pass.rows.saturating_mul(numbers), 8)?, take(pass.rows, 8)?));
             }
             made.scratch.push(ReductionScratch { rows });
         }

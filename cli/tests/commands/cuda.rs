@@ -59,6 +59,11 @@ fn cuda_and_auto_run_with_the_bits_of_the_cpu_and_auto_says_what_it_took() {
     let (found, said) = hash("", "max", "auto");
     assert_eq!(found, wanted);
     assert!(said.contains("backend: cuda (") && said.lines().count() == 1, "{said}");
+    // A reducer with a state, and one of the user's own.
+    for reducer in ["std(ddof=1)", "custom(rms: s from x * x by a.s + b.s; n from 1 by a.n + b.n; sqrt(s / n))"] {
+        let (wanted, _) = hash("", reducer, "cpu");
+        assert_eq!(hash("", reducer, "cuda"), (wanted, String::new()), "{reducer}");
+    }
     // What CUDA has no kernels for runs on the CPU, which is said; asked for by name, it is refused.
     let (wanted, _) = hash("", "median", "cpu");
     let (found, said) = hash("", "median", "auto");

@@ -15,6 +15,20 @@ fn fuse_levels_refuses_more_stages_and_reductions_than_the_target_takes() {
 }
 
 #[test]
+fn fuse_levels_refuses_more_levels_that_go_over_their_blocks_twice_than_the_target_holds() {
+    let target = |again| Target { fusion: FusionLimits { again, ..FusionLimits::default() }, ..Target::new("test") };
+    let of = |lower, upper, again| {
+        let graph = two_levels(lower, upper, lengths(&[2, 1]), lengths(&[2]));
+        let shown = after_with(vec![Box::new(FuseTransposeReduce)], FuseLevels, graph, &target(again));
+        shown.lines().last().unwrap_or_default().to_owned()
+    };
+    let var = Reducer::Var { ddof: 0 };
+    insta::assert_snapshot!(of(var.clone(), Reducer::LogSumExp, 1), @"fuse-levels           kept  word and sentence stay two steps: one step would go over the blocks of 2 levels twice, more than the 1 whose rows the target holds");
+    insta::assert_snapshot!(of(var.clone(), Reducer::LogSumExp, 2), @"fuse-levels           done  word feeds sentence from registers: 16 B not read, 16 B not written; units of up to 3 leaf rows");
+    insta::assert_snapshot!(of(var, Reducer::ArgMax, 1), @"fuse-levels           done  word feeds sentence from registers: 16 B not read, 16 B not written; units of up to 3 leaf rows");
+}
+
+#[test]
 fn fuse_siblings_refuses_more_reductions_than_the_target_takes() {
     let mut b = GraphBuilder::new();
     let x = b.input("x", DType::F32, 4, 2).unwrap();

@@ -3,7 +3,7 @@
 // The blocks of one segment or piece: a binary counter, in which entry d holds a group of 2^d blocks where bit d of the count is set. Touched once
 // in 32 rows, and indexed at run time: it lies in local memory. It is apart from the accumulators, so that these stay in registers.
 template <int STAGE> struct Pairs {
-  double groups[STAGES[STAGE].count][STAGES[STAGE].depth + 1][VECTOR];
+  double groups[at_least_one(tree_plane<STAGE, STAGES[STAGE].count>())][STAGES[STAGE].depth + 1][VECTOR];
   double weights[STAGES[STAGE].count][STAGES[STAGE].depth + 1];
 };
 

@@ -73,8 +73,58 @@ constexpr bool weighted_mean(int stage, int reduction) {
   return STAGES[stage].reductions[reduction].reducer == MEAN && STAGES[stage].reductions[reduction].weighted;
 }
 
+// -------------------------------------------------------------------------------------------------------------- states
+
+constexpr bool is_plain(int reducer) { return reducer <= PROD; }
+
+// Numbers a column that a reducer has in a block and in a tree, and how often it goes over a block's rows.
+template <int REDUCER, bool PLAIN = is_plain(REDUCER)> struct Kind {
+  static constexpr int BLOCK = Monoid<REDUCER>::BLOCK, TREE = Monoid<REDUCER>::TREE, PASSES = Monoid<REDUCER>::PASSES;
+};
+
+template <int REDUCER> struct Kind<REDUCER, true> {
+  static constexpr int BLOCK = 1, TREE = 1, PASSES = 1;
+};
+
+template <int STAGE, int R> using KindOf = Kind<STAGES[STAGE].reductions[R].reducer>;
+
+// Where a reduction's numbers begin among those of its stage; of the count of reductions, how many there are.
+template <int STAGE, int R> constexpr int block_plane() {
+  if constexpr (R == 0) return 0; else return block_plane<STAGE, R - 1>() + KindOf<STAGE, R - 1>::BLOCK;
+}
+
+template <int STAGE, int R> constexpr int tree_plane() {
+  if constexpr (R == 0) return 0; else return tree_plane<STAGE, R - 1>() + KindOf<STAGE, R - 1>::TREE;
+}
+
+// Whether a stage goes over its blocks twice: from it or from a later one of its reductions.
+template <int STAGE, int R = 0> constexpr bool goes_again() {
+  if constexpr (R == STAGES[STAGE].count) return false; else return KindOf<STAGE, R>::PASSES > 1 || goes_again<STAGE, R + 1>();
+}
+
+template <int STAGE, int R = 0> constexpr bool has_states() {
+  if constexpr (R == STAGES[STAGE].count) return false; else return !is_plain(STAGES[STAGE].reductions[R].reducer) || has_states<STAGE, R + 1>();
+}
+
+constexpr int at_least_one(int count) { return count ? count : 1; }
+
+// Shared memory: what arrives, and then for each stage that goes over its blocks twice the rows of one block, each thread its own columns.
+constexpr u32 RING_BYTES = LF_TILE ? THREADS / 32 * BATCHES * BATCH * 33 * (int)sizeof(Raw) : BATCHES * BATCH * THREADS * LF_BYTES;
+
+template <int STAGE> constexpr u32 held_bytes() {
+  constexpr u32 row = VECTOR * sizeof(typename Type<input_type(STAGE)>::Acc);
+  return goes_again<STAGE>() ? BLOCK_ROWS * THREADS * row : 0;
+}
+
+template <int STAGE> constexpr u32 held_at() {
+  if constexpr (STAGE == 0) return RING_BYTES; else return held_at<STAGE - 1>() + held_bytes<STAGE - 1>();
+}
+
+static_assert(held_at<LF_STAGES - 1>() + held_bytes<LF_STAGES - 1>() == LF_SHARED_BYTES, "the host asks for other shared memory");
+
 // What a thread knows of itself.
 struct Self {
   u32 column;  // its first
   bool on;     // whether it has any
+  u8* shared;  // the block's
 };

@@ -21,7 +21,7 @@ template <int STAGE> struct Level : Level<STAGE + 1> {
   static constexpr bool IS_TOP = STAGE == TOP;
   typedef typename Type<input_type(STAGE)>::Acc Acc;
 
-  Acc acc[COUNT][VECTOR];
+  Acc acc[at_least_one(block_plane<STAGE, COUNT>())][VECTOR];
   Acc weight[COUNT];
   Index segment, first, end, block_end, at;
   Index stop;   // below the top: the first segment that is not this run's
@@ -31,8 +31,12 @@ template <int STAGE> struct Level : Level<STAGE + 1> {
   LF_DEVICE void start_block() {
     each<COUNT>([&](auto r) {
       constexpr int REDUCER = STAGES[STAGE].reductions[r.value].reducer;
+      constexpr int PLANE = block_plane<STAGE, r.value>();
 #pragma unroll
-      for (int c = 0; c < VECTOR; ++c) acc[r.value][c] = identity<REDUCER, Acc>();
+      for (int c = 0; c < VECTOR; ++c) {
+        if constexpr (is_plain(REDUCER)) acc[PLANE][c] = identity<REDUCER, Acc>();
+        else put_state<r.value>(c, Monoid<REDUCER>::template start<Acc>());
+      }
       weight[r.value] = identity<SUM, Acc>();
     });
     block_end = end - at > BLOCK_ROWS ? at + BLOCK_ROWS : end;
@@ -80,22 +84,93 @@ template <int STAGE> struct Level : Level<STAGE + 1> {
     }
   }
 
-  // One more row. Who calls counts `at`.
-  LF_DEVICE void push(const FoldArgs& args, const Acc (&x)[VECTOR]) {
+  // The weight of a row; 1 where there are none.
+  template <int R> LF_DEVICE Acc weight_of(const FoldArgs& args, Index taken) const {
+    if constexpr (!STAGES[STAGE].reductions[R].weighted) return (Acc)1;
+    const ReductionArgs& of = args.reductions[FIRST + R];
+    const Index row = STAGE == 0 ? (Index)(taken + shift) : taken;
+    return load_float<Acc>(of.weights + (i64)row * of.weight_stride, of.weight_type);
+  }
+
+  // A column of a reduction's state.
+  template <int R> LF_DEVICE State<Acc> get_state(int c) const {
+    State<Acc> state = {{(Acc)0, (Acc)0, (Acc)0, (Acc)0}};
+#pragma unroll
+    for (int plane = 0; plane < KindOf<STAGE, R>::BLOCK; ++plane) state.part[plane] = acc[block_plane<STAGE, R>() + plane][c];
+    return state;
+  }
+
+  template <int R> LF_DEVICE void put_state(int c, State<Acc> state) {
+#pragma unroll
+    for (int plane = 0; plane < KindOf<STAGE, R>::BLOCK; ++plane) acc[block_plane<STAGE, R>() + plane][c] = state.part[plane];
+  }
+
+  // One row of a pass, into the states that have this pass.
+  template <int PASS> LF_DEVICE void push_states_of_row(const FoldArgs& args, const Acc (&x)[VECTOR], Index taken, u32 index) {
     each<COUNT>([&](auto r) {
-      constexpr ReductionSpec SPEC = STAGES[STAGE].reductions[r.value];
-      if constexpr (SPEC.weighted) {
-        const ReductionArgs& of = args.reductions[FIRST + r.value];
-        const Index row = STAGE == 0 ? (Index)(at + shift) : at;
-        const Acc w = load_float<Acc>(of.weights + (i64)row * of.weight_stride, of.weight_type);
+      constexpr int REDUCER = STAGES[STAGE].reductions[r.value].reducer;
+      if constexpr (!is_plain(REDUCER) && KindOf<STAGE, r.value>::PASSES > PASS) {
+        const Acc w = weight_of<r.value>(args, taken);
 #pragma unroll
-        for (int c = 0; c < VECTOR; ++c) acc[r.value][c] = combine<SPEC.reducer>(acc[r.value][c], w * x[c]);
-        if constexpr (SPEC.reducer == MEAN) weight[r.value] = weight[r.value] + w;
-      } else {
-#pragma unroll
-        for (int c = 0; c < VECTOR; ++c) acc[r.value][c] = combine<SPEC.reducer>(acc[r.value][c], x[c]);
+        for (int c = 0; c < VECTOR; ++c) put_state<r.value>(c, Monoid<REDUCER>::template push<PASS>(get_state<r.value>(c), x[c], w, index));
       }
     });
+  }
+
+  template <int PASS> LF_DEVICE void close_pass() {
+    each<COUNT>([&](auto r) {
+      constexpr int REDUCER = STAGES[STAGE].reductions[r.value].reducer;
+      if constexpr (!is_plain(REDUCER) && KindOf<STAGE, r.value>::PASSES > PASS) {
+#pragma unroll
+        for (int c = 0; c < VECTOR; ++c) put_state<r.value>(c, Monoid<REDUCER>::template close<PASS>(get_state<r.value>(c)));
+      }
+    });
+  }
+
+  // Where the thread's own columns of a row of the block are held: nobody else touches them, so nothing is waited for.
+  union Held {
+    typename Word<VECTOR * sizeof(Acc) <= 16 ? VECTOR * (int)sizeof(Acc) : 16>::Of word;
+    Acc row[VECTOR];
+  };
+
+  LF_DEVICE Held* held(Self self, u32 index) const { return (Held*)(self.shared + held_at<STAGE>()) + (index * THREADS + threadIdx.x); }
+
+  // The block's rows once more, in the same order.
+  LF_DEVICE void go_again(const FoldArgs& args, Self self) {
+    if constexpr (goes_again<STAGE>()) {
+      static_assert(sizeof(Held) <= 16, "a lane reads fewer columns where blocks are gone over twice");
+      const u32 rows = (u32)(at - first - 1) % BLOCK_ROWS + 1;
+      for (u32 index = 0; index < rows; ++index) {
+        Held again;
+        again.word = held(self, index)->word;
+        push_states_of_row<1>(args, again.row, at - rows + index, index);
+      }
+      close_pass<1>();
+    }
+  }
+
+  // One more row. Who calls counts `at`.
+  LF_DEVICE void push(const FoldArgs& args, Self self, const Acc (&x)[VECTOR]) {
+    each<COUNT>([&](auto r) {
+      constexpr ReductionSpec SPEC = STAGES[STAGE].reductions[r.value];
+      constexpr int PLANE = block_plane<STAGE, r.value>();
+      if constexpr (is_plain(SPEC.reducer)) {
+        const Acc w = weight_of<r.value>(args, at);
+#pragma unroll
+        for (int c = 0; c < VECTOR; ++c) acc[PLANE][c] = combine<SPEC.reducer>(acc[PLANE][c], SPEC.weighted ? w * x[c] : x[c]);
+        if constexpr (weighted_mean(STAGE, r.value)) weight[r.value] = weight[r.value] + w;
+      }
+    });
+    if constexpr (has_states<STAGE>()) {
+      const u32 index = (u32)(at - first) % BLOCK_ROWS;
+      push_states_of_row<0>(args, x, at, index);
+      if constexpr (goes_again<STAGE>()) {
+        Held kept;
+#pragma unroll
+        for (int c = 0; c < VECTOR; ++c) kept.row[c] = x[c];
+        held(self, index)->word = kept.word;
+      }
+    }
   }
 
   // A row from the stage below, rounded to its type.
@@ -103,7 +178,7 @@ template <int STAGE> struct Level : Level<STAGE + 1> {
     if constexpr (IS_TOP) {
       if (at == end) next_segment(args);
     }
-    push(args, x);
+    push(args, self, x);
     ++at;
     if (at == block_end) close(args, self, pairs);
   }
@@ -129,44 +204,28 @@ template <int STAGE> struct Level : Level<STAGE + 1> {
     const bool is_long = IS_TOP && end - first > (Index)BLOCK_ROWS * args.piece_blocks;
     FedTo<STAGE> fed;
     bool done = last;
+    close_pass<0>();
+    go_again(args, self);
     if (last && blocks == 0 && !is_long) {
       // One block is the segment: it stays in the accumulator's type.
       each<COUNT>([&](auto r) {
         constexpr ReductionSpec SPEC = STAGES[STAGE].reductions[r.value];
+        constexpr int PLANE = block_plane<STAGE, r.value>();
         Acc value[VECTOR];
-        const Acc by = SPEC.weighted ? weight[r.value] : (Acc)(end - first);
+        const Acc by = SPEC.reducer == MEAN && SPEC.weighted ? weight[r.value] : (Acc)(end - first);
 #pragma unroll
-        for (int c = 0; c < VECTOR; ++c) value[c] = SPEC.reducer == MEAN ? acc[r.value][c] / by : acc[r.value][c];
+        for (int c = 0; c < VECTOR; ++c) {
+          if constexpr (is_plain(SPEC.reducer)) value[c] = SPEC.reducer == MEAN ? acc[PLANE][c] / by : acc[PLANE][c];
+          else value[c] = Monoid<SPEC.reducer>::finish_block(get_state<r.value>(c), by, args.reductions[FIRST + r.value].ddof);
+        }
         emit<r.value>(args, self, value, fed);
       });
     } else {
       Pairs<STAGE>& own = static_cast<AllPairs<STAGE>&>(pairs).own;
       const bool whole = last || (is_long && blocks + 1 == args.piece_blocks);
       each<COUNT>([&](auto r) {
-        constexpr ReductionSpec SPEC = STAGES[STAGE].reductions[r.value];
-        double value[VECTOR];
-#pragma unroll
-        for (int c = 0; c < VECTOR; ++c) value[c] = (double)acc[r.value][c];
-        push_block<SPEC.reducer>(own.groups[r.value], blocks, value);
-        double by[1] = {0.0};
-        if constexpr (weighted_mean(STAGE, r.value)) {
-          by[0] = (double)weight[r.value];
-          push_block<SUM>((double(*)[1])own.weights[r.value], blocks, by);
-        }
-        if (whole) {
-          fold_blocks<SPEC.reducer>(own.groups[r.value], blocks + 1, value);
-          if constexpr (weighted_mean(STAGE, r.value)) fold_blocks<SUM>((double(*)[1])own.weights[r.value], blocks + 1, by);
-          if (is_long) {
-            put_piece<r.value>(args, self, value, by[0]);
-          } else {
-            if constexpr (SPEC.reducer == MEAN) {
-              const double divisor = SPEC.weighted ? by[0] : (double)(end - first);
-#pragma unroll
-              for (int c = 0; c < VECTOR; ++c) value[c] = value[c] / divisor;
-            }
-            emit<r.value>(args, self, value, fed);
-          }
-        }
+        if constexpr (is_plain(STAGES[STAGE].reductions[r.value].reducer)) close_plain<r.value>(args, self, own, whole, is_long, fed);
+        else close_state<r.value>(args, self, own, whole, is_long, fed);
       });
       done = last && !is_long;
       blocks = whole ? 0 : blocks + 1;
@@ -185,13 +244,66 @@ template <int STAGE> struct Level : Level<STAGE + 1> {
     }
   }
 
-  template <int R> LF_DEVICE void put_piece(const FoldArgs& args, Self self, const double (&value)[VECTOR], double by) {
-    if constexpr (IS_TOP) {
-      const ReductionArgs& to = args.reductions[FIRST + R];
-      if (!self.on) return;
+  // One block more of a longer segment; where that is `whole`, its result or its piece.
+  template <int R> LF_DEVICE void close_plain(const FoldArgs& args, Self self, Pairs<STAGE>& own, bool whole, bool is_long, FedTo<STAGE>& fed) {
+    constexpr ReductionSpec SPEC = STAGES[STAGE].reductions[R];
+    double(*const groups)[VECTOR] = own.groups[tree_plane<STAGE, R>()];
+    double value[VECTOR];
 #pragma unroll
-      for (int c = 0; c < VECTOR; ++c) to.partials[this->piece * args.features + self.column + c] = value[c];
-      if (weighted_mean(STAGE, R) && self.column == 0) to.weight_partials[this->piece] = by;
+    for (int c = 0; c < VECTOR; ++c) value[c] = (double)acc[block_plane<STAGE, R>()][c];
+    push_block<SPEC.reducer>(groups, blocks, value);
+    double by[1] = {0.0};
+    if constexpr (weighted_mean(STAGE, R)) {
+      by[0] = (double)weight[R];
+      push_block<SUM>((double(*)[1])own.weights[R], blocks, by);
+    }
+    if (!whole) return;
+    fold_blocks<SPEC.reducer>(groups, blocks + 1, value);
+    if constexpr (weighted_mean(STAGE, R)) fold_blocks<SUM>((double(*)[1])own.weights[R], blocks + 1, by);
+    if (is_long) {
+      if constexpr (IS_TOP) {
+        const ReductionArgs& to = args.reductions[FIRST + R];
+        if (!self.on) return;
+#pragma unroll
+        for (int c = 0; c < VECTOR; ++c) to.partials[this->piece * args.features + self.column + c] = value[c];
+        if (weighted_mean(STAGE, R) && self.column == 0) to.weight_partials[this->piece] = by[0];
+      }
+    } else {
+      if constexpr (SPEC.reducer == MEAN) {
+        const double divisor = SPEC.weighted ? by[0] : (double)(end - first);
+#pragma unroll
+        for (int c = 0; c < VECTOR; ++c) value[c] = value[c] / divisor;
+      }
+      emit<R>(args, self, value, fed);
+    }
+  }
+
+  template <int R> LF_DEVICE void close_state(const FoldArgs& args, Self self, Pairs<STAGE>& own, bool whole, bool is_long, FedTo<STAGE>& fed) {
+    typedef Monoid<STAGES[STAGE].reductions[R].reducer> Of;
+    constexpr int REDUCER = STAGES[STAGE].reductions[R].reducer;
+    const ReductionArgs& to = args.reductions[FIRST + R];
+    const double first_row = (double)((at - first - 1) / BLOCK_ROWS * BLOCK_ROWS);
+    auto* const groups = own.groups + tree_plane<STAGE, R>();
+    State<double> state[VECTOR];
+#pragma unroll
+    for (int c = 0; c < VECTOR; ++c) state[c] = Of::widen(get_state<R>(c), first_row);
+    push_states<REDUCER>(groups, blocks, state);
+    if (!whole) return;
+    fold_states<REDUCER>(groups, blocks + 1, state);
+    if (is_long) {
+      if constexpr (IS_TOP) {
+        if (!self.on) return;
+#pragma unroll
+        for (int plane = 0; plane < Of::TREE; ++plane) {
+#pragma unroll
+          for (int c = 0; c < VECTOR; ++c) to.partials[(this->piece * Of::TREE + plane) * args.features + self.column + c] = state[c].part[plane];
+        }
+      }
+    } else {
+      double value[VECTOR];
+#pragma unroll
+      for (int c = 0; c < VECTOR; ++c) value[c] = Of::finish_tree(state[c], (double)(end - first), to.ddof);
+      emit<R>(args, self, value, fed);
     }
   }
 

@@ -1,17 +1,20 @@
 // ------------------------------------------------------------------------------------------------------------------ walk
 
+// Rows at a time: a state takes more operations than that would save.
+constexpr int UNROLL = has_states<0>() ? 1 : 4;
+
 // Takes the rows that have arrived, up to `until`. `ring` is the thread's own part of the first of them; the next one is `pitch` bytes on.
 LF_DEVICE void walk(const FoldArgs& args, Self self, Level<0>& level, AllPairs<0>& pairs, Index& p, Index until, const u8* ring, u32 pitch) {
   typedef Level<0>::Acc Acc;
   while (p < until) {
     if (TOP == 0 && p == level.end) level.next_segment(args);
     const Index to = smaller(level.block_end, until);
-#pragma unroll 4
+#pragma unroll UNROLL
     for (; p < to; ++p, ring += pitch) {
       Acc x[VECTOR];
       take_row(ring, x);
       level.at = p;
-      level.push(args, x);
+      level.push(args, self, x);
     }
     level.at = p;
     if (p == level.block_end) level.close(args, self, pairs);
@@ -27,6 +30,7 @@ LF_KERNEL(lf_fold, FoldArgs, THREADS) {
   Level<0> level;
   AllPairs<0> pairs;
   Self self;
+  self.shared = shared;
 #if LF_TILE
   // Groups do not cross warps. A lane without work still helps to bring tiles.
   const u32 in_warp = thread % 32, groups = 32 / args.lanes;

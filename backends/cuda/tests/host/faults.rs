@@ -1,9 +1,10 @@
 //! Faults while plans are compiled and run: one clear error each, and the executable runs on.
 
 use super::{Fake, data, fold, hierarchy, wanted};
-use levelfold::backend::Backend;
+use levelfold::backend::{Backend, Target};
 use levelfold::encoder::{Activation, RowOp};
 use levelfold::graph::GraphBuilder;
+use levelfold::optimize::Planner;
 use levelfold::{Bindings, DType, Engine, ErrorCode, Hierarchy, Leaves, Level, Reducer, Segments, TensorView, TensorViewMut};
 use std::sync::Arc;
 
@@ -153,6 +154,44 @@ fn plans_for_others_and_encoders_are_refused() {
     let error = Engine::new(fake.backend()).prepare_graph(b.finish().expect("a graph")).err().expect("no encoders");
     assert_eq!(error.code(), ErrorCode::Unsupported);
     assert!(error.to_string().contains("have no kernels on the CUDA backend"), "{error}");
+}
+
+/// By name, when planning: what selects, what encodes the scores of a pool, and what one step cannot hold.
+#[test]
+fn what_has_no_kernel_is_refused_by_name() {
+    let plan = |level: Level| {
+        let hierarchy = Hierarchy::new(Leaves::values("x", DType::F32, 4)).level(level);
+        Planner::new(levelfold_cuda::target()).plan(hierarchy.graph().expect("a graph"))
+    };
+    let table = || Segments::from_lengths(&[3u64, 2]).expect("lengths");
+    let refused = |level: Level| {
+        let error = plan(level).expect_err("refused");
+        assert_eq!(error.code(), ErrorCode::Unsupported, "{error}");
+        error.to_string()
+    };
+    for (reducer, name) in [("median", "`median` has no kernel on the CUDA backend"), ("quantile(0.25)", "`quantile(0.25)` has no kernel")]
+    {
+        let error = refused(Level::new("y", table()).reduce(reducer.parse().expect("a reducer")));
+        assert!(error.contains(name), "{error}");
+    }
+    let error = refused(Level::new("y", table()).pool_by(&["q"]));
+    assert!(error.contains("have no kernels on the CUDA backend"), "{error}");
+    for reducer in Reducer::ALL.into_iter().filter(|reducer| !matches!(reducer, Reducer::Quantile(_))) {
+        let level = Level::new("y", table()).reduce(reducer.clone());
+        let level = if reducer.needs_weights() { level.weights("scores", DType::F32) } else { level };
+        assert!(plan(level).is_ok(), "{reducer}");
+    }
+    // In a plan that nobody made for this target: three stages that go over their blocks twice.
+    let var =
+        |name: &str, lengths: &[u64]| Level::new(name, Segments::from_lengths(lengths).expect("lengths")).reduce(Reducer::Var { ddof: 0 });
+    let levels = Hierarchy::new(Leaves::values("x", DType::F32, 4)).level(var("y", &[2, 1])).level(var("z", &[1, 1]));
+    let hierarchy = levels.level(var("top", &[2]));
+    let graph = hierarchy.graph().expect("a graph");
+    let others = Planner::new(Target::new("cuda")).plan(graph.clone()).expect("a plan").plan;
+    assert_eq!(others.steps.len(), 1, "{others}");
+    let error = (levelfold_cuda::target().supports)(&others.steps[0].kind).expect_err("refused");
+    assert!(error.contains("goes over the blocks of 3 levels twice"), "{error}");
+    assert_eq!(Planner::new(levelfold_cuda::target()).plan(graph).expect("a plan").plan.steps.len(), 2);
 }
 
 #[test]

@@ -104,9 +104,16 @@ impl Case {
         let size = spec.values.size();
         let input_rows = if spec.source == Source::Gather { random.in_range(1, 60) } else { rows_of_input.max(1) };
         let special = random.one_in(3);
-        let products = spec.stages.iter().any(|stage| stage.reductions.iter().any(|made| made.reducer == Reducer::Prod));
+        let any = |wanted: fn(&Reducer) -> bool| spec.stages.iter().any(|stage| stage.reductions.iter().any(|made| wanted(&made.reducer)));
+        let size_of_values = if any(|reducer| *reducer == Reducer::Prod) {
+            Size::One
+        } else if any(|reducer| matches!(reducer, Reducer::LogSumExp | Reducer::SoftMax | Reducer::Custom(_))) {
+            Size::Exponents
+        } else {
+            Size::Many
+        };
         let rows: Vec<Vec<f64>> =
-            (0..input_rows).map(|_| (0..features).map(|_| value(spec.values, special, products, random)).collect()).collect();
+            (0..input_rows).map(|_| (0..features).map(|_| value(spec.values, special, size_of_values, random)).collect()).collect();
         // Where they lie.
         let bytes = usize::try_from(spec.bytes()).expect("small");
         let pad = bytes * usize::try_from(random.below(3)).expect("small");
@@ -163,10 +170,13 @@ impl Case {
             let taken = if number == 0 { rows_of_input } else { tables[number - 1].len() as u64 };
             for (index, reduction) in stage.reductions.iter().enumerate() {
                 let fed = spec.stages.get(number + 1).is_some_and(|above| usize::try_from(above.feed) == Ok(index));
-                let weights = reduction.weighted.then(|| column(input, taken, random));
+                let weights = reduction.weighted.then(|| column(input, taken, &reduction.reducer, random));
                 let kept = !fed || random.one_in(2);
                 let target = kept.then(|| target(segments, features, reduction.dtype, random));
-                let fill = random.pick(&[0.0, -0.0, 1.0, -3.5, 0.1, f64::NAN, f64::INFINITY, 1e300]);
+                let fill = match reduction.dtype {
+                    DType::I64 => random.pick(&[0.0, -1.0, 7.0]),
+                    _ => random.pick(&[0.0, -0.0, 1.0, -3.5, 0.1, f64::NAN, f64::INFINITY, 1e300]),
+                };
                 made.push(Made { weights, fill, target });
             }
             if let Some(above) = spec.stages.get(number + 1) {
@@ -239,12 +249,23 @@ fn bits_of(dtype: DType, x: f64, random: &mut Random) -> u64 {
     if x.is_nan() { bits | (random.bits() & 1) | (random.bits() & 1) << (8 * dtype.size() - 1) } else { bits }
 }
 
+/// How large numbers are.
+#[derive(Clone, Copy)]
+enum Size {
+    Many,
+    /// About 1: products of them stay finite.
+    One,
+    /// So that their exponentials tell rows apart.
+    Exponents,
+}
+
 /// A number of a type: of many sizes, with zeros of both signs; NaN, infinities and subnormals too where they are `special`.
-fn value(dtype: DType, special: bool, products: bool, random: &mut Random) -> f64 {
-    let scale = match dtype {
-        _ if products => 1.0,
-        DType::F16 => 2f64.powi(i32::try_from(random.below(12)).expect("small") - 6),
-        _ => 2f64.powi(i32::try_from(random.below(40)).expect("small") - 20),
+fn value(dtype: DType, special: bool, size: Size, random: &mut Random) -> f64 {
+    let scale = match (size, dtype) {
+        (Size::One, _) => 1.0,
+        (Size::Exponents, _) => 2f64.powi(i32::try_from(random.below(9)).expect("small") - 3),
+        (Size::Many, DType::F16) => 2f64.powi(i32::try_from(random.below(12)).expect("small") - 6),
+        (Size::Many, _) => 2f64.powi(i32::try_from(random.below(40)).expect("small") - 20),
     };
     let x = match random.below(if special { 40 } else { 20 }) {
         0 => -0.0,
@@ -260,8 +281,8 @@ fn value(dtype: DType, special: bool, products: bool, random: &mut Random) -> f6
     oracle::number(dtype, oracle::nearest(dtype, x))
 }
 
-/// Weights for what is accumulated of a type. Not negative, and not 0, as those of a mean.
-fn column(input: DType, rows: u64, random: &mut Random) -> Column {
+/// Weights for what is accumulated of a type: not negative, and not 0, as those of a mean; what other reducers take besides.
+fn column(input: DType, rows: u64, reducer: &Reducer, random: &mut Random) -> Column {
     let dtypes: &[DType] = match input.accumulator() {
         DType::F64 => &[DType::F32, DType::F64, DType::F16, DType::BF16],
         _ => &[DType::F32, DType::F16, DType::BF16],
@@ -269,7 +290,15 @@ fn column(input: DType, rows: u64, random: &mut Random) -> Column {
     let dtype = random.pick(dtypes);
     let size = dtype.size();
     let stride = size * usize::try_from(random.in_range(1, 4)).expect("small");
-    let values: Vec<f64> = (0..rows).map(|_| oracle::number(dtype, oracle::nearest(dtype, random.unit().abs() + 0.01))).collect();
+    let weight = |random: &mut Random| match reducer {
+        Reducer::Sum | Reducer::Mean => random.unit().abs() + 0.01,
+        // Scores.
+        Reducer::SoftMax if random.one_in(20) => random.pick(&[f64::NEG_INFINITY, 80.0]),
+        Reducer::SoftMax => random.unit() * 9.0,
+        _ if random.one_in(4) => 0.0,
+        _ => random.unit().abs() * 3.0,
+    };
+    let values: Vec<f64> = (0..rows).map(|_| oracle::number(dtype, oracle::nearest(dtype, weight(random)))).collect();
     let mut memory = Block::poisoned((values.len().max(1) - 1) * stride + size);
     for (r, &w) in values.iter().enumerate() {
         memory.put(r * stride, size, oracle::nearest(dtype, w));

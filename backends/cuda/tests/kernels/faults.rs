@@ -1,8 +1,8 @@
 //! Faults that are planted into the kernels, one at a time: each has to be caught, or the checks are worth nothing. docs/cuda.md lists them.
 
 use crate::specs::{self, Named};
-use crate::{check, compile, moves, seeds, shim};
-use levelfold::DType;
+use crate::{Compiled, check, compile, compile_fold, moves, seeds, shim, unchanged};
+use levelfold::{DType, Reducer};
 use levelfold_cuda::spec::{COMPILE_OPTIONS, KernelSpec};
 use levelfold_cuda_shim::{Flavour, Shim, skip};
 
@@ -10,16 +10,18 @@ use levelfold_cuda_shim::{Flavour, Shim, skip};
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Where {
     Fold,
+    Finish,
     Moves,
 }
 
 /// What is run to catch it.
-#[derive(Clone, Copy)]
 pub(crate) enum Check {
     /// Cases of the kernel of this name.
     Cases(&'static str),
     /// Second passes over partials.
     Finishes,
+    /// The same of a reducer with a state.
+    FinishesOf(Reducer),
     /// Copies.
     Copies,
     /// Roundings to this type.
@@ -134,7 +136,7 @@ pub(crate) const FAULTS: [Fault; 28] = [
         "f32 mean to bf16",
         BITS,
     ),
-    fold("weights are read by position", "(Index)(at + shift) : at;", "at : at;", "f32 weighted mean, by 8", BITS),
+    fold("weights are read by position", "(Index)(taken + shift) : taken;", "taken : taken;", "f32 weighted mean, by 8", BITS),
     fold("ids are read by position", "(Index)(at++ + shift)", "(Index)(at++)", "f32 mean, looked up", BITS),
     fold(
         "a level is not rounded before the next reads it",
@@ -182,6 +184,109 @@ pub(crate) const FAULTS: [Fault; 28] = [
     ),
 ];
 
+const fn finish(name: &'static str, from: &'static str, to: &'static str, kernel: &'static str, says: &'static str) -> Fault {
+    Fault { name, place: Where::Finish, from, to, caught_by: Check::Cases(kernel), says }
+}
+
+/// The same, of reducers with a state.
+pub(crate) const FAULTS_OF_STATES: [Fault; 16] = [
+    fold(
+        "rows are shifted by themselves",
+        "const T shift = s.part[0] == (T)0 ? x : s.part[1];",
+        "const T shift = x;",
+        "f32 var, by 8",
+        BITS,
+    ),
+    fold(
+        "what is infinite is taken out of exponents",
+        "{ return lf_magnitude(largest) == -lowest<T>() ? (T)0 : largest; }",
+        "{ return largest; }",
+        "f32 logsumexp+softmax, looked up by 8",
+        BITS,
+    ),
+    fold(
+        "the last of equal values is the largest",
+        "value > older.part[0]",
+        "value >= older.part[0]",
+        "f32 norms and positions, by 8",
+        BITS,
+    ),
+    fold(
+        "a NaN is no better than a number",
+        "|| (value != value && older.part[0] == older.part[0]);",
+        ";",
+        "f32 norms and positions, by 8",
+        BITS,
+    ),
+    fold(
+        "places are counted in each block",
+        "(double)((at - first - 1) / BLOCK_ROWS * BLOCK_ROWS);",
+        "0.0;",
+        "f32 norms and positions, by 8",
+        BITS,
+    ),
+    fold("the second pass leaves out the last row", "% BLOCK_ROWS + 1;", "% BLOCK_ROWS;", "f64 var, tiles", BITS),
+    fold("no pass is closed", "    close_pass<0>();\n", "", "f32 var, by 8", BITS),
+    fold(
+        "two threads hold their rows in one place",
+        "+ (index * THREADS + threadIdx.x);",
+        "+ (index * THREADS + threadIdx.x / 2);",
+        "f64 var, tiles",
+        BITS,
+    ),
+    fold(
+        "rows are held one place too far",
+        "+ (index * THREADS + threadIdx.x);",
+        "+ (index * THREADS + threadIdx.x + 1);",
+        "f32 var, by 8",
+        "shared memory",
+    ),
+    fold(
+        "the second pass takes the weight of the block's first row",
+        "again.row, at - rows + index, index);",
+        "again.row, at - rows, index);",
+        "bf16 weighted std to f32, by 4",
+        BITS,
+    ),
+    fold(
+        "the numbers of a state lie where those of the next piece do",
+        "(this->piece * Of::TREE + plane) * args.features",
+        "(this->piece + plane) * args.features",
+        "f16 weighted logsumexp, by 4",
+        BITS,
+    ),
+    fold(
+        "a custom reducer combines its first row with nothing",
+        "index ? with(s, x, w) : lift(x, w)",
+        "with(s, x, w)",
+        "bf16 odd, packed",
+        BITS,
+    ),
+    finish(
+        "the newest partials are not combined",
+        "fold_states<LF_REDUCER>(groups, count, folded);",
+        "fold_states<LF_REDUCER>(groups, count & (count - 1) ? count & (count - 1) : count, folded);",
+        "f32 var, by 8",
+        BITS,
+    ),
+    Fault {
+        name: "a removed barrier before eight states are paired",
+        place: Where::Finish,
+        from: "  __syncthreads();\n",
+        to: "",
+        caught_by: Check::FinishesOf(Reducer::SoftMax),
+        says: BITS,
+    },
+    finish(
+        "a long segment counts the rows of its group only",
+        "(double)group.rows",
+        "(double)group.count",
+        "f32 norms and positions, by 8",
+        BITS,
+    ),
+    finish("a sample is taken for a population", "args.ddof);", "0);", "bf16 weighted std to f32, by 4", BITS),
+];
+
 /// What only a sanitizer catches.
 pub(crate) const FAULTS_OF_MEMORY: [Fault; 3] = [
     fold(
@@ -221,18 +326,25 @@ fn named(name: &str) -> (usize, Named) {
 /// Runs what has to catch a fault: the error, or nothing where it was not caught.
 pub(crate) fn caught(shim: &Shim, fault: &Fault, cases: u64) -> Option<String> {
     let moves_source = KernelSpec::Moves.source();
-    let moves_source = if fault.place == Where::Moves { broken(fault, moves_source) } else { moves_source.to_owned() };
+    let moves_source = if fault.place == Where::Moves { broken(fault, &moves_source) } else { moves_source.into_owned() };
     let moves = compile(shim, &KernelSpec::Moves, &moves_source).unwrap_or_else(|log| panic!("{}: {log}", fault.name));
-    match fault.caught_by {
+    match &fault.caught_by {
         Check::Finishes => moves::finishes(&moves, 0xf101_0000..0xf101_0000 + cases).err(),
+        Check::FinishesOf(reducer) => {
+            let spec = KernelSpec::FinishStates(reducer.clone());
+            let finish = compile(shim, &spec, &broken(fault, &spec.source())).unwrap_or_else(|log| panic!("{}: {log}", fault.name));
+            moves::finishes_of_states(reducer, &finish, 0xf15_7000..0xf15_7000 + cases).err()
+        }
         Check::Copies => moves::copies(&moves, 0xc0b1_0000..0xc0b1_0000 + cases).err(),
-        Check::Roundings(dtype) => moves::roundings(&moves, dtype, &moves::midpoints(dtype)).err(),
+        Check::Roundings(dtype) => moves::roundings(&moves, *dtype, &moves::midpoints(*dtype)).err(),
         Check::Cases(kernel) => {
             let (index, named) = named(kernel);
-            let spec = KernelSpec::Fold(named.spec.clone());
-            let source = if fault.place == Where::Fold { broken(fault, spec.source()) } else { spec.source().to_owned() };
-            let fold = compile(shim, &spec, &source).unwrap_or_else(|log| panic!("{}: {log}", fault.name));
-            check(&named, &fold, &moves, seeds(index, cases)).err()
+            let change = |spec: &KernelSpec| match (spec, fault.place) {
+                (KernelSpec::Fold(_), Where::Fold) | (KernelSpec::FinishStates(_), Where::Finish) => broken(fault, &spec.source()),
+                _ => unchanged(spec),
+            };
+            let compiled = compile_fold(shim, &named, change).unwrap_or_else(|log| panic!("{}: {log}", fault.name));
+            check(&named, &compiled, &moves, seeds(index, cases)).err()
         }
     }
 }
@@ -244,7 +356,7 @@ fn planted_faults_are_caught() {
         Err(reason) => return skip("planted faults", &reason),
     };
     let mut missed = Vec::new();
-    for fault in &FAULTS {
+    for fault in FAULTS.iter().chain(&FAULTS_OF_STATES) {
         match caught(&shim, fault, crate::CASES) {
             Some(error) if error.contains(fault.says) => println!("{}: caught by {error}", fault.name),
             Some(error) => missed.push(format!("{}: caught, but not as it should be: {error}", fault.name)),
@@ -252,7 +364,7 @@ fn planted_faults_are_caught() {
         }
     }
     assert!(missed.is_empty(), "{}", missed.join("\n"));
-    println!("{} planted faults, all caught", FAULTS.len());
+    println!("{} planted faults, all caught", FAULTS.len() + FAULTS_OF_STATES.len());
 }
 
 /// Products that are fused into sums: what `--fmad=false` is there for.
@@ -271,9 +383,9 @@ fn fused_products_are_caught() {
     let mut options: Vec<String> =
         COMPILE_OPTIONS.iter().filter(|option| **option != "--fmad=false").map(|&option| option.to_owned()).collect();
     options.extend(spec.defines());
-    let fold = shim.compile(spec.source(), &options).expect("it compiles");
-    let moves = compile(&shim, &KernelSpec::Moves, KernelSpec::Moves.source()).expect("the moves compile");
-    let error = check(&named, &fold, &moves, seeds(index, crate::CASES)).expect_err("other bits");
+    let compiled = Compiled { fold: shim.compile(&spec.source(), &options).expect("it compiles"), finish: Vec::new() };
+    let moves = compile(&shim, &KernelSpec::Moves, &KernelSpec::Moves.source()).expect("the moves compile");
+    let error = check(&named, &compiled, &moves, seeds(index, crate::CASES)).expect_err("other bits");
     assert!(error.contains(BITS), "{error}");
     println!("products are fused into sums: caught by {error}");
 }

@@ -12,6 +12,7 @@ mod sanitized;
 mod specs;
 
 use case::Case;
+use levelfold::Reducer;
 use levelfold_cuda::spec::{COMPILE_OPTIONS, KernelSpec};
 use levelfold_cuda_shim::{Flavour, Module, Schedule, Shim, libraries, skip};
 use random::Random;
@@ -28,18 +29,42 @@ fn compile(shim: &Shim, spec: &KernelSpec, source: &str) -> Result<Module, Strin
     shim.compile(source, &options)
 }
 
+/// What a fold runs: its kernel, and the second passes of what its topmost stage makes.
+struct Compiled {
+    fold: Module,
+    finish: Vec<(Reducer, Module)>,
+}
+
+/// Compiles a fold, from sources that `change` may change.
+fn compile_fold(shim: &Shim, named: &specs::Named, change: impl Fn(&KernelSpec) -> String) -> Result<Compiled, String> {
+    let compile = |spec: &KernelSpec| compile(shim, spec, &change(spec)).map_err(|log| format!("{}: {log}", named.name));
+    let fold = compile(&KernelSpec::Fold(named.spec.clone()))?;
+    let mut finish: Vec<(Reducer, Module)> = Vec::new();
+    for spec in specs::finishing(&named.spec) {
+        if let KernelSpec::FinishStates(reducer) = &spec {
+            finish.push((reducer.clone(), compile(&spec)?));
+        }
+    }
+    Ok(Compiled { fold, finish })
+}
+
+/// A source as it is.
+fn unchanged(spec: &KernelSpec) -> String {
+    spec.source().into_owned()
+}
+
 /// The three orders in which threads go.
 fn schedules(seed: u64) -> [Schedule; 3] {
     [Schedule::Forward, Schedule::Reverse, Schedule::Random(seed)]
 }
 
 /// Runs cases of one spec under all schedules.
-fn check(named: &specs::Named, fold: &Module, moves: &Module, seeds: std::ops::Range<u64>) -> Result<(Count, u64), String> {
+fn check(named: &specs::Named, compiled: &Compiled, moves: &Module, seeds: std::ops::Range<u64>) -> Result<(Count, u64), String> {
     let (mut total, mut cases) = (Count::default(), 0);
     for seed in seeds {
         let mut random = Random(seed);
         let mut case = Case::random(&named.spec, &mut random);
-        let kernels = Kernels { fold, moves, radix: random.pick(&[2, 8, 256]) };
+        let kernels = Kernels { fold: &compiled.fold, moves, finish: &compiled.finish, radix: random.pick(&[2, 8, 256]) };
         for schedule in schedules(seed) {
             let count = run::run(&named.spec, &mut case, &kernels, schedule)
                 .map_err(|error| format!("{}, seed {seed:#x}, {schedule:?}: {error}", named.name))?;
@@ -90,11 +115,10 @@ fn every_kernel_gives_the_wanted_bits_under_every_schedule() {
         Ok(shim) => shim,
         Err(reason) => return skip("kernels on the CPU", &reason),
     };
-    let moves = compile(&shim, &KernelSpec::Moves, KernelSpec::Moves.source()).expect("the moves compile");
+    let moves = compile(&shim, &KernelSpec::Moves, &KernelSpec::Moves.source()).expect("the moves compile");
     let (kernels, cases, total) = each_kernel(|index, named| {
-        let spec = KernelSpec::Fold(named.spec.clone());
-        let fold = compile(&shim, &spec, spec.source()).map_err(|log| format!("{}: {log}", named.name))?;
-        check(named, &fold, &moves, seeds(index, CASES))
+        let compiled = compile_fold(&shim, named, unchanged)?;
+        check(named, &compiled, &moves, seeds(index, CASES))
     });
     println!(
         "{kernels} fold kernels, 3 schedules, {cases} cases, {} launches, {} values: all bits as wanted",

@@ -5,12 +5,12 @@ use crate::random::Random;
 use crate::{compile, oracle, schedules, specs};
 use levelfold::{DType, Reducer};
 use levelfold_cuda::args::{CopyArgs, FillArgs, FinishArgs, FinishGroup, LayoutArgs, layout, move_blocks};
-use levelfold_cuda::spec::{FINISH_COLUMNS, FINISH_THREADS, KernelSpec, MOVE_THREADS, dtype_code, reducer_code};
+use levelfold_cuda::spec::{FINISH_COLUMNS, FINISH_THREADS, KernelSpec, MOVE_THREADS, ddof, dtype_code, planes, reducer_code};
 use levelfold_cuda_shim::{Flavour, Module, Schedule, skip};
 
 fn moves(what: &str) -> Option<Module> {
     match crate::shim(Flavour::Plain) {
-        Ok(shim) => Some(compile(&shim, &KernelSpec::Moves, KernelSpec::Moves.source()).expect("the moves compile")),
+        Ok(shim) => Some(compile(&shim, &KernelSpec::Moves, &KernelSpec::Moves.source()).expect("the moves compile")),
         Err(reason) => {
             skip(what, &reason);
             None
@@ -194,7 +194,7 @@ pub(crate) fn finishes(moves: &Module, seeds: std::ops::Range<u64>) -> Result<u6
             features: u32::try_from(features).expect("few"),
             reducer: reducer_code(&reducer),
             out_type: dtype_code(DType::F64),
-            reserved: 0,
+            ddof: 0,
         };
         let blocks = u32::try_from(groups.len() as u64 * (features as u64).div_ceil(FINISH_COLUMNS)).expect("few");
         for schedule in schedules(seed) {
@@ -236,6 +236,95 @@ fn second_passes_pair_partials_as_they_must() {
     println!("1 kernel, 3 schedules, {cases} second passes: all bits as wanted");
 }
 
+/// The same of a reducer with a state.
+///
+/// # Errors
+/// As above.
+pub(crate) fn finishes_of_states(reducer: &Reducer, finish: &Module, seeds: std::ops::Range<u64>) -> Result<u64, String> {
+    let tree = usize::try_from(planes(reducer).tree).expect("few");
+    let mut done = 0;
+    for seed in seeds {
+        let mut random = Random(seed);
+        let features = usize::try_from(random.pick(&[1, 5, 31, 32, 33, 70])).expect("small");
+        let counts: Vec<u64> = (0..random.in_range(1, 4)).map(|_| random.pick(&[1, 2, 31, 32, 33, 97, 200, 255, 256])).collect();
+        let pieces = usize::try_from(counts.iter().sum::<u64>()).expect("small");
+        let values: Vec<f64> = (0..pieces * tree * features).map(|_| random.unit().abs() * 20.0).collect();
+        let last = random.one_in(2);
+        let (mut groups, mut first) = (Vec::new(), 0);
+        for (to, &count) in (0u64..).zip(&counts) {
+            groups.push(FinishGroup { first, to, rows: count * 64, count: u32::try_from(count).expect("few"), last: u32::from(last) });
+            first += count;
+        }
+        let (source, list) = (Block::of(&values), Block::of(&groups));
+        let (target, out) = (Block::poisoned(groups.len() * tree * features * 8), Block::poisoned(groups.len() * features * 8));
+        let dtype = if reducer.gives_positions() { DType::I64 } else { DType::F64 };
+        let args = FinishArgs {
+            source: source.address(),
+            weight_source: 0,
+            target: target.address(),
+            weight_target: 0,
+            groups: list.address(),
+            out: out.address(),
+            out_row_stride: 8 * features as i64,
+            out_column_stride: 8,
+            features: u32::try_from(features).expect("few"),
+            reducer: reducer_code(reducer),
+            out_type: dtype_code(dtype),
+            ddof: ddof(reducer),
+        };
+        let blocks = u32::try_from(groups.len() as u64 * (features as u64).div_ceil(FINISH_COLUMNS)).expect("few");
+        for schedule in schedules(seed) {
+            // SAFETY: every address is a block of the sizes that the interface asks for.
+            unsafe { finish.kernel("lf_finish_states")?.launch(blocks, FINISH_THREADS, 0, &args, schedule) }
+                .map_err(|error| format!("finish of {reducer}, seed {seed:#x}, {schedule:?}: {error}"))?;
+            for group in &groups {
+                for feature in 0..features {
+                    let number =
+                        |piece: u64, plane: usize| values[(usize::try_from(piece).expect("small") * tree + plane) * features + feature];
+                    let state = |piece| std::array::from_fn(|plane| if plane < tree { number(piece, plane) } else { 0.0 });
+                    let states = (group.first..group.first + u64::from(group.count)).map(state).collect();
+                    let (paired, result) = oracle::paired_states(reducer, states, group.rows as f64);
+                    let row = usize::try_from(group.to).expect("small");
+                    let wrong = |found: f64, wanted: f64| {
+                        Err(format!("finish of {reducer}, seed {seed:#x}, {schedule:?}: {found:?}, and not {wanted:?}"))
+                    };
+                    if last {
+                        let found = out.get((row * features + feature) * 8, 8);
+                        if found != oracle::nearest(dtype, result) {
+                            return wrong(oracle::number(dtype, found), result);
+                        }
+                        continue;
+                    }
+                    for (plane, &wanted) in paired.iter().enumerate().take(tree) {
+                        let found = f64::from_bits(target.get(((row * tree + plane) * features + feature) * 8, 8));
+                        if found.to_bits() != wanted.to_bits() {
+                            return wrong(found, wanted);
+                        }
+                    }
+                }
+            }
+        }
+        done += 1;
+    }
+    Ok(done)
+}
+
+#[test]
+fn second_passes_pair_states_as_they_must() {
+    let shim = match crate::shim(Flavour::Plain) {
+        Ok(shim) => shim,
+        Err(reason) => return skip("second passes of states", &reason),
+    };
+    let (mut kernels, mut cases) = (0, 0);
+    for spec in specs::all_finishing() {
+        let KernelSpec::FinishStates(reducer) = &spec else { continue };
+        let finish = compile(&shim, &spec, &spec.source()).unwrap_or_else(|log| panic!("{reducer}: {log}"));
+        cases += finishes_of_states(reducer, &finish, 0xf15_7000..0xf15_7010).unwrap_or_else(|error| panic!("{error}"));
+        kernels += 1;
+    }
+    println!("{kernels} kernels, 3 schedules, {cases} second passes of states: all bits as wanted");
+}
+
 /// Numbers at which a rounding to 16 bits can go wrong: every value, every midpoint, and their neighbours.
 pub(crate) fn midpoints(dtype: DType) -> Vec<f64> {
     let mut numbers = vec![f64::NAN, -f64::NAN, f64::INFINITY, 1e300, -1e300, 5e-324, f64::MIN_POSITIVE, -0.0];
@@ -272,7 +361,7 @@ pub(crate) fn roundings(moves: &Module, dtype: DType, numbers: &[f64]) -> Result
         features: u32::try_from(numbers.len()).expect("few"),
         reducer: reducer_code(&Reducer::Sum),
         out_type: dtype_code(dtype),
-        reserved: 0,
+        ddof: 0,
     };
     let blocks = u32::try_from((numbers.len() as u64).div_ceil(FINISH_COLUMNS)).expect("few");
     // SAFETY: every address is a block of the sizes that the interface asks for.

@@ -2,6 +2,7 @@
 //! spilled to memory.
 
 use crate::specs;
+use levelfold::Reducer;
 use levelfold_cuda::spec::{COMPILE_OPTIONS, KernelSpec};
 use levelfold_cuda_shim::{NVRTC_VERSION, Nvrtc, nvrtc_wheel, skip};
 use std::fmt::Write;
@@ -18,15 +19,25 @@ fn kernels_compile_for_devices_and_spill_nothing() {
         "NVRTC {NVRTC_VERSION}. Dynamic shared memory; then for each of {}: registers, static shared memory, local memory.\n\n",
         ARCHITECTURES.join(", ")
     );
-    let folds = specs::all().into_iter().map(|named| (named.name, KernelSpec::Fold(named.spec)));
+    let folds = specs::all().into_iter().map(|named| (named.name.to_owned(), KernelSpec::Fold(named.spec)));
+    // One of each form: the others differ in an operation.
+    let finishes = specs::all_finishing().into_iter().filter_map(|spec| match &spec {
+        KernelSpec::FinishStates(Reducer::Custom(custom)) if custom.components().len() > 2 => {
+            Some((format!("{} of long segments", custom.name()), spec))
+        }
+        KernelSpec::FinishStates(
+            reducer @ (Reducer::Var { .. } | Reducer::L2 | Reducer::Count | Reducer::ArgMax | Reducer::LogSumExp | Reducer::SoftMax),
+        ) => Some((format!("{reducer} of long segments"), spec)),
+        KernelSpec::FinishStates(_) | KernelSpec::Fold(_) | KernelSpec::Moves => None,
+    });
     let (mut kernels, mut spilled) = (0, Vec::new());
-    for (name, spec) in folds.chain([("moves", KernelSpec::Moves)]) {
+    for (name, spec) in folds.chain(finishes).chain([("moves".to_owned(), KernelSpec::Moves)]) {
         let mut options: Vec<String> = COMPILE_OPTIONS.iter().map(|&option| option.to_owned()).collect();
         options.extend(spec.defines());
         let mut of_kernels: Vec<(String, Vec<String>)> = Vec::new();
         for architecture in ARCHITECTURES {
             let resources =
-                nvrtc.resources(spec.source(), &options, architecture).unwrap_or_else(|log| panic!("{name} for {architecture}: {log}"));
+                nvrtc.resources(&spec.source(), &options, architecture).unwrap_or_else(|log| panic!("{name} for {architecture}: {log}"));
             for one in resources {
                 kernels += 1;
                 if one.spill_stores + one.spill_loads > 0 {
@@ -41,10 +52,10 @@ fn kernels_compile_for_devices_and_spill_nothing() {
         }
         of_kernels.sort();
         for (kernel, shown) in of_kernels {
-            let name = if kernel == "lf_fold" { name.to_owned() } else { kernel };
+            let name = if matches!(spec, KernelSpec::Moves) { kernel } else { name.clone() };
             let dynamic = match &spec {
                 KernelSpec::Fold(fold) => fold.shared_bytes(),
-                KernelSpec::Moves => 0,
+                KernelSpec::FinishStates(_) | KernelSpec::Moves => 0,
             };
             writeln!(table, "{name:<46} {dynamic:>6}  |{}", shown.join("  |")).expect("a string");
         }
@@ -66,7 +77,7 @@ fn the_text_for_later_devices_says_how_each_operation_rounds() {
     let mut options: Vec<String> = COMPILE_OPTIONS.iter().map(|&option| option.to_owned()).collect();
     options.extend(spec.defines());
     let operations = |options: &[String]| -> Vec<String> {
-        let ptx = nvrtc.ptx(spec.source(), options, "compute_90").unwrap_or_else(|log| panic!("{log}"));
+        let ptx = nvrtc.ptx(&spec.source(), options, "compute_90").unwrap_or_else(|log| panic!("{log}"));
         assert!(ptx.contains(".target sm_90") && ptx.contains("lf_fold"), "{ptx}");
         let words = ptx.lines().filter_map(|line| line.split_whitespace().next());
         words

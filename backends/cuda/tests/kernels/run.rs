@@ -8,7 +8,8 @@ use levelfold_cuda::args::{
     FillArgs, FinishArgs, FinishGroup, FoldArgs, MOST_REDUCTIONS, MOST_STAGES, ReductionArgs, StageArgs, move_blocks, vector_store,
 };
 use levelfold_cuda::spec::{
-    FINISH_COLUMNS, FINISH_RADIX, FINISH_THREADS, FOLD_THREADS, FoldSpec, Index, MOVE_THREADS, dtype_code, reducer_code,
+    FINISH_COLUMNS, FINISH_RADIX, FINISH_THREADS, FOLD_THREADS, FoldSpec, Index, MOVE_THREADS, ddof, dtype_code, planes, reducer_code,
+    specialised,
 };
 use levelfold_cuda_shim::{Module, Schedule};
 
@@ -16,6 +17,8 @@ use levelfold_cuda_shim::{Module, Schedule};
 pub(crate) struct Kernels<'a> {
     pub(crate) fold: &'a Module,
     pub(crate) moves: &'a Module,
+    /// The second passes of reducers with a state.
+    pub(crate) finish: &'a [(Reducer, Module)],
     /// The most partials that are folded at once: fewer than a block takes make several passes of small cases.
     pub(crate) radix: u64,
 }
@@ -50,7 +53,9 @@ pub(crate) fn run(spec: &FoldSpec, case: &mut Case, kernels: &Kernels<'_>, sched
     let first_of_top = case.made.len() - spec.stages[top].reductions.len();
     let pieces: u64 = case.long.iter().map(|(_, _, pieces)| pieces).sum();
     let features = case.features as u64;
-    let partials: Vec<Block> = (0..case.made.len()).map(|_| Block::poisoned(small(pieces * features * 8))).collect();
+    let trees: Vec<u64> =
+        spec.stages.iter().flat_map(|stage| &stage.reductions).map(|reduction| u64::from(planes(&reduction.reducer).tree)).collect();
+    let partials: Vec<Block> = trees.iter().map(|tree| Block::poisoned(small(pieces * tree * features * 8))).collect();
     let weights: Vec<Block> = (0..case.made.len()).map(|_| Block::poisoned(small(pieces * 8))).collect();
     let run_count = case.runs.len() as u64 - 1;
     if let (1.., Some(geometry)) = (run_count, spec.geometry(features, run_count)) {
@@ -65,6 +70,8 @@ pub(crate) fn run(spec: &FoldSpec, case: &mut Case, kernels: &Kernels<'_>, sched
             fill: 0.0,
             weight_type: 0,
             vector_store: 0,
+            ddof: 0,
+            reserved: 0,
         };
         let mut args = FoldArgs {
             values: case.values.address() + case.first as u64,
@@ -104,6 +111,7 @@ pub(crate) fn run(spec: &FoldSpec, case: &mut Case, kernels: &Kernels<'_>, sched
                 to.weight_partials = weights[index].address();
             }
             to.fill = made.fill;
+            to.ddof = ddof(&reduction.reducer);
         }
         // SAFETY: every address is a block of this function or of the case, of the sizes that the interface asks for.
         unsafe { kernels.fold.kernel("lf_fold")?.launch(geometry.blocks, FOLD_THREADS, spec.shared_bytes(), &args, schedule) }?;
@@ -126,9 +134,10 @@ pub(crate) fn run(spec: &FoldSpec, case: &mut Case, kernels: &Kernels<'_>, sched
             features: u32::try_from(features).expect("few"),
             reducer: reducer_code(&reduction.reducer),
             out_type: dtype_code(reduction.dtype),
-            reserved: 0,
+            ddof: ddof(&reduction.reducer),
         };
-        count.launches += finish(case, top, base, partials, weights, kernels, schedule)?;
+        let tree = trees[first_of_top + index];
+        count.launches += finish(case, top, base, &reduction.reducer, tree, partials, weights, kernels, schedule)?;
         let empty: Vec<u64> = (0..case.tables[top].len()).filter(|&s| case.tables[top].range(s).is_empty()).map(|s| s as u64).collect();
         if !empty.is_empty() {
             let rows = Block::of(&empty);
@@ -158,10 +167,13 @@ pub(crate) fn run(spec: &FoldSpec, case: &mut Case, kernels: &Kernels<'_>, sched
 }
 
 /// The passes over the partials of one reduction.
+#[allow(clippy::too_many_arguments, reason = "a second pass is told all of it")]
 fn finish(
     case: &Case,
     top: usize,
     mut args: FinishArgs,
+    reducer: &Reducer,
+    tree: u64,
     partials: &Block,
     weights: Option<&Block>,
     kernels: &Kernels<'_>,
@@ -190,13 +202,17 @@ fn finish(
                 at += taken;
             }
         }
-        let (target, weight_target) = (Block::poisoned(small(made * features * 8)), Block::poisoned(small(made * 8)));
+        let (target, weight_target) = (Block::poisoned(small(made * tree * features * 8)), Block::poisoned(small(made * 8)));
         let list = Block::of(&groups);
         args.groups = list.address();
         (args.target, args.weight_target) = (target.address(), weight_target.address());
         let blocks = u32::try_from(groups.len() as u64 * features.div_ceil(FINISH_COLUMNS)).expect("few");
+        let kernel = match kernels.finish.iter().find(|(of, _)| *of == specialised(reducer)) {
+            Some((_, finish)) => finish.kernel("lf_finish_states")?,
+            None => kernels.moves.kernel("lf_finish")?,
+        };
         // SAFETY: every address is a block of the sizes that the interface asks for.
-        unsafe { kernels.moves.kernel("lf_finish")?.launch(blocks, FINISH_THREADS, 0, &args, schedule) }?;
+        unsafe { kernel.launch(blocks, FINISH_THREADS, 0, &args, schedule) }?;
         launches += 1;
         args.source = target.address();
         args.weight_source = if weights.is_some() { weight_target.address() } else { 0 };

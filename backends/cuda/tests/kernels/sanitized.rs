@@ -2,7 +2,7 @@
 //! this side and touched by theirs.
 
 use crate::faults::{FAULTS_OF_MEMORY, caught};
-use crate::{check, compile, each_kernel, moves, seeds, shim};
+use crate::{check, compile, compile_fold, each_kernel, moves, seeds, shim, unchanged};
 use levelfold_cuda::spec::KernelSpec;
 use levelfold_cuda_shim::{Flavour, Libraries, libraries, skip};
 use std::path::Path;
@@ -46,12 +46,11 @@ fn kernels_are_clean_under_sanitizers() {
 
 fn clean() {
     let shim = shim(Flavour::Sanitized).expect("built before");
-    let moves = compile(&shim, &KernelSpec::Moves, KernelSpec::Moves.source()).expect("the moves compile");
+    let moves = compile(&shim, &KernelSpec::Moves, &KernelSpec::Moves.source()).expect("the moves compile");
     let copies = moves::copies(&moves, 0xc0b1_0000..0xc0b1_0014).unwrap_or_else(|error| panic!("{error}"));
     let (kernels, cases, _) = each_kernel(|index, named| {
-        let spec = KernelSpec::Fold(named.spec.clone());
-        let fold = compile(&shim, &spec, spec.source()).map_err(|log| format!("{}: {log}", named.name))?;
-        check(named, &fold, &moves, seeds(index, 8))
+        let compiled = compile_fold(&shim, named, unchanged)?;
+        check(named, &compiled, &moves, seeds(index, 8))
     });
     println!(
         "sanitized: {kernels} fold kernels and the moves, 3 schedules, {} cases under AddressSanitizer and UndefinedBehaviorSanitizer, nothing to report",

@@ -1,8 +1,9 @@
 //! The kernels that are tested: one of each kind, of every type, and of every way to read.
 
-use levelfold::DType::{self, BF16, F16, F32, F64};
-use levelfold::Reducer::{self, Max, Mean, Min, Prod, Sum};
-use levelfold_cuda::spec::{Access, FoldSpec, Index, ReductionSpec, Source, StageSpec};
+use levelfold::DType::{self, BF16, F16, F32, F64, I64};
+use levelfold::Reducer::{self, ArgMax, ArgMin, Count, First, L1, L2, Last, LogSumExp, Max, Mean, Min, Prod, SoftMax, Std, Sum, Var};
+use levelfold::reducer::ReducerClass;
+use levelfold_cuda::spec::{Access, FoldSpec, Index, KernelSpec, ReductionSpec, Source, StageSpec, specialised};
 
 /// A kernel, by name.
 pub(crate) struct Named {
@@ -10,7 +11,7 @@ pub(crate) struct Named {
     pub(crate) spec: FoldSpec,
 }
 
-/// What kernels reduce by.
+/// What kernels without states reduce by.
 pub(crate) const REDUCERS: [Reducer; 5] = [Sum, Mean, Max, Min, Prod];
 
 const LANES_16: Access = Access::Lanes { bytes: 16 };
@@ -44,8 +45,81 @@ fn wide(mut named: Named) -> Named {
     named
 }
 
+fn custom(text: &str) -> Reducer {
+    text.parse().expect("a custom reducer")
+}
+
+/// The kernels of the second passes that a fold needs beside the common ones.
+pub(crate) fn finishing(spec: &FoldSpec) -> Vec<KernelSpec> {
+    let mut found = Vec::new();
+    for reduction in spec.stages.last().iter().flat_map(|top| &top.reductions) {
+        let finish = KernelSpec::FinishStates(specialised(&reduction.reducer));
+        if reduction.reducer.class() == ReducerClass::State && !found.contains(&finish) {
+            found.push(finish);
+        }
+    }
+    found
+}
+
+/// Those of all folds.
+pub(crate) fn all_finishing() -> Vec<KernelSpec> {
+    let mut found = Vec::new();
+    for finish in all().iter().flat_map(|named| finishing(&named.spec)) {
+        if !found.contains(&finish) {
+            found.push(finish);
+        }
+    }
+    found
+}
+
 /// All of them.
 pub(crate) fn all() -> Vec<Named> {
+    plain().into_iter().chain(states()).collect()
+}
+
+/// Reducers with a state, and custom ones.
+fn states() -> Vec<Named> {
+    use Source::{Gather, Packed, Rows};
+    let (var, sample) = (Var { ddof: 0 }, Std { ddof: 1 });
+    let positions =
+        [made(L1, F32), made(L2, F16), made(First, F32), made(Last, BF16), made(Count, F64), made(ArgMax, I64), made(ArgMin, I64)];
+    let range = custom("custom(range: low from x by min(a.low, b.low); high from x by max(a.high, b.high); high - low)");
+    let moments = custom(
+        "custom(moments: n from w by a.n + b.n; m from x by a.m + (b.m - a.m) * (b.n / (a.n + b.n)); \
+         q from 0 by a.q + b.q + (b.m - a.m) * (b.m - a.m) * (a.n * b.n / (a.n + b.n)); q / n)",
+    );
+    let odd = custom(
+        "custom(odd: p from abs(x) - -x / 3 by a.p - 0.5 * b.p; q from exp(min(x, 1)) by max(a.q, sqrt(b.q) + a.p); p * log(q + 2))",
+    );
+    vec![
+        one("f32 var, by 8", F32, Rows, LANES_8, &[made(var.clone(), F32)]),
+        one("bf16 weighted std to f32, by 4", BF16, Rows, LANES_4, &[weighted(sample.clone(), F32)]),
+        one("f64 var, tiles", F64, Rows, Access::Tile, &[made(var.clone(), F64)]),
+        one("f32 logsumexp+softmax, looked up by 8", F32, Gather, LANES_8, &[made(LogSumExp, F32), weighted(SoftMax, F32)]),
+        one("f16 weighted logsumexp, by 4", F16, Rows, LANES_4, &[weighted(LogSumExp, F16)]),
+        one("f32 norms and positions, by 8", F32, Rows, LANES_8, &positions),
+        one("f64 weighted l2+argmax, packed", F64, Packed, LANES_8, &[weighted(L2, F64), made(ArgMax, I64)]),
+        one("f32 range+moments", F32, Rows, LANES_16, &[made(range, F32), weighted(moments, F32)]),
+        one("bf16 odd, packed", BF16, Packed, LANES_2, &[made(odd, F32)]),
+        chain(
+            "f32 mean+logsumexp, std+max+count, tiles",
+            F32,
+            Rows,
+            Access::Tile,
+            &[stage(0, 5, &[made(Mean, F32), made(LogSumExp, F64)]), stage(1, 3, &[made(sample, F32), made(Max, F64), made(Count, F32)])],
+        ),
+        wide(chain(
+            "bf16 argmin+max, weighted softmax, l2, looked up by 4, 64 bits",
+            BF16,
+            Gather,
+            LANES_4,
+            &[stage(0, 5, &[made(ArgMin, I64), made(Max, BF16)]), stage(1, 5, &[weighted(SoftMax, F32)]), stage(0, 3, &[made(L2, F32)])],
+        )),
+    ]
+}
+
+/// Reducers of one number a column.
+fn plain() -> Vec<Named> {
     use Source::{Gather, Packed, Rows};
     vec![
         one("f32 sum", F32, Rows, LANES_16, &[made(Sum, F32)]),
