@@ -74,6 +74,8 @@ fn deep(leaves: Leaves, rows: u64) -> Hierarchy {
 struct Cases<'a> {
     only: Vec<String>,
     engine: &'a Engine,
+    /// As `engine`, but that outputs of any size go through the cache.
+    through: &'a Engine,
     list: Vec<Case>,
 }
 
@@ -81,7 +83,8 @@ impl Cases<'_> {
     fn add(&mut self, name: impl Into<String>, hierarchy: impl FnOnce() -> Hierarchy) {
         let name = name.into();
         if self.only.is_empty() || self.only.iter().any(|part| name.contains(part)) {
-            let prepared = self.engine.prepare(&hierarchy()).expect("a plan");
+            let engine = if name.ends_with("through") { self.through } else { self.engine };
+            let prepared = engine.prepare(&hierarchy()).expect("a plan");
             self.list.push(Case { turned: name.starts_with("feature-major"), name, prepared, times: Vec::new() });
         }
     }
@@ -111,6 +114,7 @@ impl Cases<'_> {
             self.add(format!("feature-major words f32 x{features}"), || words(values(DType::F32, features), rows, Reducer::Mean));
             self.add(format!("deep f32 x{features}"), || deep(values(DType::F32, features), rows));
         }
+        self.add_states(bytes);
         for features in [1u64, 2, 3, 4, 64, 256] {
             let flat = || Hierarchy::new(values(DType::F32, features)).level(Level::new("y", Segments::whole(bytes / 4 / features)));
             self.add(format!("flat f32 x{features}"), flat);
@@ -147,10 +151,12 @@ impl Cases<'_> {
                 self.add(format!("{name} f32 x{features}"), || text(values(DType::F32, features), rows, keep));
                 self.add(format!("lookup {name} u8 x{features}"), || text(table(DType::U8), rows, keep));
             }
-            self.add(format!("lookup words u8 x{features}"), || words(table(DType::U8), rows, Reducer::Mean));
-            self.add(format!("lookup words u16 x{features}"), || {
-                words(Leaves::lookup("char", DType::U16, DType::F32, 1 << 16, features), rows, Reducer::Mean)
-            });
+            for past in ["", " through"] {
+                self.add(format!("lookup words u8 x{features}{past}"), || words(table(DType::U8), rows, Reducer::Mean));
+                self.add(format!("lookup words u16 x{features}{past}"), || {
+                    words(Leaves::lookup("char", DType::U16, DType::F32, 1 << 16, features), rows, Reducer::Mean)
+                });
+            }
         }
         for (rows, features) in [(20_000u64, 64u64), (2_000, 64), (200, 64)] {
             self.add(format!("small {rows}x{features}"), || words(values(DType::F32, features), rows, Reducer::Mean));
@@ -160,6 +166,43 @@ impl Cases<'_> {
             self.add(format!("small chain {rows}x{features}"), || text(values(DType::F32, features), rows, true));
         }
         self.add("small 4x4", || words(values(DType::F32, 4), 4, Reducer::Mean));
+    }
+
+    /// Reducers whose state is more than one number, and those of the user's own beside the built-in ones.
+    fn add_states(&mut self, bytes: u64) {
+        let own = |text: &str| text.parse::<Reducer>().expect("a reducer");
+        let reducers = [
+            ("l1", Reducer::L1),
+            ("l2", Reducer::L2),
+            ("first", Reducer::First),
+            ("last", Reducer::Last),
+            ("count", Reducer::Count),
+            ("argmax", Reducer::ArgMax),
+            ("var", Reducer::Var { ddof: 0 }),
+            ("std", Reducer::Std { ddof: 0 }),
+            ("logsumexp", Reducer::LogSumExp),
+            ("own l2", own("custom(own: s from x * x by a.s + b.s else 0; sqrt(s))")),
+            (
+                "own logsumexp",
+                own(
+                    "custom(lse: m from x by max(a.m, b.m); s from 1 by a.s * exp(a.m - max(a.m, b.m)) + b.s * exp(b.m - max(a.m, b.m)); m + log(s))",
+                ),
+            ),
+        ];
+        for features in [64u64, 256] {
+            let (values, rows) = (|| Leaves::values("x", DType::F32, features), bytes / 4 / features);
+            for (name, reducer) in &reducers {
+                self.add(format!("states words {name} f32 x{features}"), || words(values(), rows, reducer.clone()));
+                self.add(format!("states longer {name} f32 x{features}"), || {
+                    Hierarchy::new(values()).level(Level::new("y", lengths(rows, 200, 1)).reduce(reducer.clone()))
+                });
+            }
+            for (name, segments) in [("words", lengths(rows, 15, 1)), ("longer", lengths(rows, 200, 1))] {
+                self.add(format!("states {name} softmax f32 x{features}"), || {
+                    Hierarchy::new(values()).level(Level::new("y", segments).reduce(Reducer::SoftMax).weights("w", DType::F32))
+                });
+            }
+        }
     }
 }
 
@@ -235,7 +278,8 @@ fn main() {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool");
     let bytes = megabytes << 20;
     let only = std::env::args().skip(1).filter(|argument| argument.parse::<usize>().is_err() && !argument.starts_with('-')).collect();
-    let mut cases = Cases { only, engine: &engine, list: Vec::new() };
+    let through = Engine::new(CpuBackend::builder().threads(threads).stream_bytes(u64::MAX).build().expect("a backend"));
+    let mut cases = Cases { only, engine: &engine, through: &through, list: Vec::new() };
     cases.add_all(bytes);
     let mut cases = cases.list;
     let numbers = numbers(&cases);

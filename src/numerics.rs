@@ -25,12 +25,14 @@ mod bound;
 pub mod elementary;
 pub mod encoders;
 mod monoid;
+mod packed;
 mod quantile;
 #[cfg(test)]
 mod tests;
 
 pub use bound::{error_bound, exponent_error_bound, mean_shift, sum_error_bound, unit_roundoff, variance_error_bound};
-pub use monoid::{MAX_STATE, Monoid, MonoidVisitor, Row, State};
+pub use monoid::{MAX_STATE, Monoid, MonoidVisitor, Row, Start, State, Weighing};
+pub use packed::Packed;
 pub use quantile::{between_rows, quantile_of, quantile_place};
 
 /// Rows per block: inside a block, plain left-to-right accumulation; above blocks, pairs in f64.

@@ -30,7 +30,7 @@
 //! *Software Manual for the Elementary Functions*, 1980 (splitting constants); P. Tang, ACM TOMS 16 (1990) (the logarithm by artanh);
 //! J.-M. Muller, *Elementary Functions*, 3rd ed., 2016.
 
-use super::{Accumulator, Value};
+use super::{Accumulator, Packed, Value};
 
 #[cfg(test)]
 mod tests;
@@ -109,9 +109,25 @@ pub fn silu<A: Elementary>(x: A) -> A {
     x.fixed_silu()
 }
 
+/// [`exp`] of a number, or of each lane of a vector.
+#[inline(always)]
+pub fn exp_of<X: Packed>(x: X) -> X {
+    X::Number::packed_exp(x)
+}
+
+/// [`log`] of a number, or of each lane of a vector.
+#[inline(always)]
+pub fn log_of<X: Packed>(x: X) -> X {
+    X::Number::packed_log(x)
+}
+
 /// An accumulator's type, with the sequences for its width. Call the functions of this module: f32 and f64 have methods of
 /// the plain names, which are the machine's own library.
 pub trait Elementary: Accumulator {
+    /// [`exp_of`].
+    fn packed_exp<X: Packed<Number = Self>>(x: X) -> X;
+    /// [`log_of`].
+    fn packed_log<X: Packed<Number = Self>>(x: X) -> X;
     /// [`exp`].
     fn fixed_exp(self) -> Self;
     /// [`log`].
@@ -142,50 +158,65 @@ macro_rules! elementary {
      gelu $gelu:literal) => {
         impl Elementary for $float {
             #[inline(always)]
-            fn fixed_exp(self) -> Self {
-                let x = if self > $most { $most } else { self };
-                let x = if x < $least { $least } else { x };
+            fn packed_exp<X: Packed<Number = Self>>(of: X) -> X {
+                // What keeps integers positive, so that they may be halved by moving their bits.
+                const EVEN: u64 = 1 << 12;
+                const BIAS: u64 = u64::wrapping_sub($bias, EVEN >> 1);
+                let number = X::splat;
+                let x = of.at_most(number($most)).at_least(number($least));
                 // Added to 1.5 · 2^fraction, a number loses what is behind its point, and its integer stands in the low bits.
-                let shifted = x * std::$float::consts::LOG2_E + $magic;
-                let n = shifted - $magic;
-                let k = shifted.to_bits().wrapping_sub(<$float>::to_bits($magic)) as $int;
+                let shifted = x * number(std::$float::consts::LOG2_E) + number($magic);
+                let n = shifted - number($magic);
+                let k = shifted.minus_bits(X::of_bits((<$float>::to_bits($magic) as u64).wrapping_sub(EVEN)));
                 // The first product is exact, and so is the first difference.
-                let (high, low) = (x - n * $ln2_hi, n * $ln2_lo);
+                let (high, low) = (x - n * number($ln2_hi), n * number($ln2_lo));
                 let r = high - low;
-                let y = 1.0 - ((low - (r * r) * polynomial(r, $exp)) - high);
-                let half = k >> 1;
-                let y = (y * power_of_two(half)) * power_of_two(k.wrapping_sub(half));
-                return if is_nan(self) { <$float as Value>::NAN } else { y };
+                let y = number(1.0) - ((low - (r * r) * polynomial(r, $exp)) - high);
+                let half = k.right(1);
+                let y = (y * power_of_two(half)) * power_of_two(k.minus_bits(half));
+                return X::pick(of.is_not_a_number(), number(<$float as Value>::NAN), y);
 
                 #[inline(always)]
-                fn power_of_two(k: $int) -> $float {
-                    <$float>::from_bits((k.wrapping_add($bias) as $uint) << $fraction)
+                fn power_of_two<X: Packed>(k: X) -> X {
+                    k.plus_bits(X::of_bits(BIAS)).left($fraction)
                 }
             }
 
             #[inline(always)]
-            fn fixed_log(self) -> Self {
-                const ONE: $uint = <$float>::to_bits(1.0);
-                const ROOT: $uint = <$float>::to_bits(std::$float::consts::FRAC_1_SQRT_2);
+            fn packed_log<X: Packed<Number = Self>>(of: X) -> X {
+                const ONE: u64 = <$float>::to_bits(1.0) as u64;
+                const ROOT: u64 = <$float>::to_bits(std::$float::consts::FRAC_1_SQRT_2) as u64;
                 const WHOLE: $float = <$float>::from_bits(($bias + $fraction) << $fraction);
                 const SUBNORMAL: $float = <$float>::from_bits(($bias + $fraction + 1) << $fraction);
-                let is_subnormal = self < <$float>::MIN_POSITIVE;
-                let x = if is_subnormal { self * SUBNORMAL } else { self };
-                let bits = x.to_bits().wrapping_add(ONE - ROOT);
-                let scale: $uint = if is_subnormal { $fraction + 1 } else { 0 };
+                let number = X::splat;
+                let is_subnormal = number(<$float>::MIN_POSITIVE).exceeds(of);
+                let x = X::pick(is_subnormal, of * number(SUBNORMAL), of);
+                let bits = x.plus_bits(X::of_bits(ONE - ROOT));
+                let scale = X::pick(is_subnormal, X::of_bits($fraction + 1), X::of_bits(0));
                 // k + a bias that keeps it positive, as the low bits of 2^fraction: minus 2^fraction, it is a number.
-                let biased = (bits >> $fraction).wrapping_add(3 * $bias).wrapping_sub(scale);
-                let k = <$float>::from_bits(WHOLE.to_bits().wrapping_add(biased)) - (WHOLE + 4.0 * $bias as $float);
-                let m = <$float>::from_bits((bits & ((1 << $fraction) - 1)).wrapping_add(ROOT));
-                let f = m - 1.0;
-                let s = f / (2.0 + f);
+                let biased = bits.right($fraction).plus_bits(X::of_bits(3 * $bias)).minus_bits(scale);
+                let k = number(WHOLE).plus_bits(biased) - number(WHOLE + 4.0 * $bias as $float);
+                let m = bits.and_bits(X::of_bits((1 << $fraction) - 1)).plus_bits(X::of_bits(ROOT));
+                let f = m - number(1.0);
+                let s = f / (number(2.0) + f);
                 let z = s * s;
                 let r = z * polynomial(z, $log);
-                let half = 0.5 * f * f;
-                let y = k * $ln2_hi - ((half - (s * (half + r) + k * $ln2_lo)) - f);
-                let y = if self == <$float>::INFINITY { self } else { y };
-                let y = if self == 0.0 { <$float>::NEG_INFINITY } else { y };
-                if self >= 0.0 { y } else { <$float as Value>::NAN }
+                let half = number(0.5) * f * f;
+                let y = k * number($ln2_hi) - ((half - (s * (half + r) + k * number($ln2_lo))) - f);
+                let y = X::pick(of.equals(number(<$float>::INFINITY)), of, y);
+                let y = X::pick(of.equals(number(0.0)), number(<$float>::NEG_INFINITY), y);
+                let is_defined = X::either(of.exceeds(number(0.0)), of.equals(number(0.0)));
+                X::pick(is_defined, y, number(<$float as Value>::NAN))
+            }
+
+            #[inline(always)]
+            fn fixed_exp(self) -> Self {
+                Self::packed_exp(self)
+            }
+
+            #[inline(always)]
+            fn fixed_log(self) -> Self {
+                Self::packed_log(self)
             }
 
             #[inline(always)]
@@ -291,10 +322,10 @@ elementary! {
 
 /// c₀ + c₁x + c₂x² + …, by Horner's rule.
 #[inline(always)]
-fn polynomial<A: Accumulator, const N: usize>(x: A, coefficients: [A; N]) -> A {
-    let mut value = coefficients[N - 1];
+fn polynomial<X: Packed, const N: usize>(x: X, coefficients: [X::Number; N]) -> X {
+    let mut value = X::splat(coefficients[N - 1]);
     for index in (0..N - 1).rev() {
-        value = value.mul(x).add(coefficients[index]);
+        value = value * x + X::splat(coefficients[index]);
     }
     value
 }

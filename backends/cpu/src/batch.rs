@@ -22,7 +22,7 @@ pub(crate) struct Dense {
 }
 
 /// So many reductions are run side by side.
-const GROUP: usize = 4;
+pub(crate) const GROUP: usize = 4;
 /// The most bytes that are asked for ahead of their use.
 const ASKED_BYTES: usize = 8 << 10;
 /// The bytes of a line of the cache.
@@ -257,7 +257,10 @@ impl<'a> Walker<'a> {
                     let mut runs: [Option<(Run<'a>, Dense)>; GROUP] = std::array::from_fn(|index| {
                         self.run_of(k, reductions.get(index)?, segments.start, slots_of(group * GROUP + index), source)
                     });
-                    rows = run_by_segment(reductions, &mut runs, segments.clone());
+                    rows = match &stage.siblings {
+                        Some(siblings) => self.run_siblings(siblings, reductions, &runs, segments.clone()),
+                        None => run_by_segment(reductions, &mut runs, segments.clone()),
+                    };
                     for (index, (reduction, run)) in reductions.iter().zip(&runs).enumerate() {
                         if let Some((run, out)) = run {
                             self.delivered(reduction, segments.clone(), run, *out, slots_of(group * GROUP + index));
@@ -402,7 +405,7 @@ unsafe fn run_by_segment(reductions: &[ReductionRun], runs: &mut [Option<(Run<'_
             let Some((run, _)) = run else { continue };
             own = 0;
             if index == 1 {
-                ask_for(run, segment + 1);
+                ask_for(run, segment + 1, |count| 0..count);
             }
             // SAFETY: the source has the rows of this segment, and the output its row; pointers of the rows before it are left behind.
             unsafe {
@@ -417,15 +420,16 @@ unsafe fn run_by_segment(reductions: &[ReductionRun], runs: &mut [Option<(Run<'_
     rows
 }
 
-/// Asks for the rows of a segment, as far as they are in order in memory, and as many as fit the first cache beside others.
-fn ask_for(run: &Run<'_>, segment: u64) {
+/// Asks for some rows of a segment, as far as they are in order in memory, and as many as fit the first cache beside others.
+pub(crate) fn ask_for(run: &Run<'_>, segment: u64, rows_of: impl Fn(usize) -> Range<usize>) {
     let Source::Strided { start, stride } = run.source else { return };
     if run.tiled || segment >= run.segments.len() {
         return;
     }
     let range = run.segments.range(segment);
-    let first = start.wrapping_offset((range.start as isize).wrapping_mul(stride));
-    let bytes = ((range.end - range.start) as usize).saturating_mul(stride.unsigned_abs()).min(ASKED_BYTES);
+    let rows = rows_of((range.end - range.start) as usize);
+    let first = start.wrapping_offset((range.start as isize).wrapping_add(rows.start as isize).wrapping_mul(stride));
+    let bytes = rows.len().saturating_mul(stride.unsigned_abs()).min(ASKED_BYTES);
     for line in (0..bytes).step_by(LINE) {
         prefetch(first.wrapping_add(line));
     }

@@ -12,6 +12,7 @@ use crate::kernels::{self, Isa, Kernels};
 use crate::memory::{Memory, narrow};
 use crate::narrow::Narrow;
 use crate::select::Select;
+use crate::siblings::Siblings;
 use crate::states::{self, States};
 use crate::stream;
 use half::{bf16, f16};
@@ -57,6 +58,8 @@ pub(crate) struct FoldStep {
 pub(crate) struct StageRun {
     pub(crate) table: TableId,
     pub(crate) reductions: Vec<ReductionRun>,
+    /// What folds them together, where they are all plain.
+    pub(crate) siblings: Option<Siblings>,
     /// The reduction that the next stage folds.
     pub(crate) feeds: Option<usize>,
     /// What is done to the elements of its rows first.
@@ -225,7 +228,7 @@ impl FoldStep {
                         (Some(_), _) | (_, Some(_)) => None,
                     },
                     is_large,
-                    streams: is_large && kernels.in_registers && states.is_none(),
+                    streams: is_large && kernels.in_registers && (states.is_none() || reduction.dtype == input.accumulator()),
                     feeds: feeds == Some(reductions.len()),
                     beside: stage.reductions.len() > 1,
                     reducer: reduction.reducer.clone(),
@@ -247,6 +250,10 @@ impl FoldStep {
                 });
                 partial += width;
             }
+            let siblings = match fold.load {
+                Load::View { .. } | Load::Gather { .. } => Siblings::compile(isa, input, features, &mut reductions, &mut scratch)?,
+                Load::Histogram { .. } => None,
+            };
             if index == 0 {
                 let table = plan.table(stage.table);
                 let all = narrow(table.rows.max(table.total_rows))?.max(1).div_ceil(BLOCK_ROWS).saturating_mul(BLOCK_ROWS);
@@ -263,6 +270,7 @@ impl FoldStep {
             stages.push(StageRun {
                 table: stage.table,
                 reductions,
+                siblings,
                 feeds,
                 elements,
                 input,

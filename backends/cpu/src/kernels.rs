@@ -111,6 +111,30 @@ pub(crate) struct Run<'a> {
     pub(crate) tiled: bool,
 }
 
+impl Run<'_> {
+    /// Where a segment's result is written.
+    #[inline(always)]
+    pub(crate) fn row(&self, segment: u64) -> *mut u8 {
+        self.out.wrapping_offset(segment as isize * self.out_stride)
+    }
+
+    /// Where it is written a second time, or null.
+    #[inline(always)]
+    pub(crate) fn also_row(&self, segment: u64) -> *mut u8 {
+        if self.also.is_null() { self.also } else { self.also.wrapping_offset(segment as isize * self.also_stride) }
+    }
+
+    /// Writes the row of a segment without rows, wherever it belongs.
+    pub(crate) unsafe fn fill(&self, segment: u64) {
+        for row in [self.row(segment), self.also_row(segment)].into_iter().filter(|row| !row.is_null()) {
+            for feature in 0..self.features {
+                // SAFETY: results have a row for each segment.
+                unsafe { std::ptr::copy_nonoverlapping(self.fill.as_ptr(), row.add(feature * self.out_size), self.out_size) };
+            }
+        }
+    }
+}
+
 /// Where the rows of a [`Run`] lie.
 #[derive(Clone, Copy)]
 pub(crate) enum Source {
@@ -118,6 +142,23 @@ pub(crate) enum Source {
     Strided { start: *const u8, stride: isize },
     /// The rows of all segments of the run, one after the other.
     Pointers(*const *const u8),
+}
+
+impl Source {
+    /// The rows of a segment, as many as there is room for: from which one on, and how many the segments of the run before it have.
+    #[inline(always)]
+    pub(crate) unsafe fn rows(self, before: usize, start: usize, room: &mut [*const u8]) -> *const *const u8 {
+        match self {
+            // SAFETY: the caller asks for rows of the run.
+            Source::Pointers(rows) => unsafe { rows.add(before) },
+            Source::Strided { start: base, stride } => {
+                for (index, row) in room.iter_mut().enumerate() {
+                    *row = base.wrapping_offset((start + index) as isize * stride);
+                }
+                room.as_ptr()
+            }
+        }
+    }
 }
 
 /// Rounds an accumulator to a dense row, divided by a divisor (of the accumulator's type) where there is one.

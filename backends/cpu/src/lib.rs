@@ -22,6 +22,7 @@ mod moves;
 mod narrow;
 mod programs;
 mod select;
+mod siblings;
 mod states;
 mod stream;
 mod trees;

@@ -1,305 +1,424 @@
-//! Custom reducers: their programs over some features at a time, compiled for each instruction set.
+//! Custom reducers: their programs over vectors of features, compiled for each instruction set.
 //!
-//! A register is [`LANES`] numbers, one a feature. An instruction is looked up once for all of them, and its loop over the lanes is vector code.
+//! A register is a batch of vectors, and an instruction is looked up once for all of them. Where states are combined component by component, by one
+//! operation each (sums, maxima and the like), rows are lifted a batch at a time, and what they give is folded in without a program; any other state
+//! takes its rows one at a time.
 
 use crate::kernels::{Block, Isa};
-use crate::states::{LANES, States, load};
-use levelfold::numerics::elementary::Elementary;
-use levelfold::numerics::{Accumulator, Value};
-use levelfold::reducer::{CustomReducer, Instruction, Program, REGISTERS};
+use crate::states::body::{Numbers, emit, load_of, store_of};
+use crate::states::{Own, States, To, on};
+use crate::vector::{Cell, Vector};
+use levelfold::numerics::elementary::{exp_of, log_of};
+use levelfold::numerics::{Accumulator, MAX_STATE, Packed};
+use levelfold::reducer::{Binary, CustomReducer, Instruction, Program, REGISTERS, Unary};
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
+use std::ops::Range;
 
-/// A custom reducer over rows of one type.
-pub(crate) struct Custom<T> {
+/// Vectors of a register.
+const BATCH: usize = 8;
+
+/// A custom reducer over rows of accumulators.
+pub(crate) struct Custom<A> {
     components: usize,
     lift: Program,
     push: Program,
     combine: Program,
     finish: Program,
+    /// How each component is combined with its own kind alone; empty where that is not all there is.
+    folds: Vec<Binary>,
     isa: Isa,
-    rows: PhantomData<fn() -> T>,
+    accumulators: PhantomData<fn() -> A>,
 }
 
-impl<T: Value> Custom<T> {
+impl<A> Custom<A> {
     pub(crate) fn new(isa: Isa, custom: &CustomReducer) -> Self {
+        let (components, combine) = (custom.components().len(), custom.combining());
+        let first = combine.inputs + combine.constants.len();
+        let fold_of = |component: usize| match combine.code.get(combine.outputs[component].checked_sub(first)?)? {
+            Instruction::Binary(operation, x, y) if (*x, *y) == (component, components + component) => Some(*operation),
+            Instruction::Binary(..) | Instruction::Unary(..) => None,
+        };
         Custom {
-            components: custom.components().len(),
+            components,
             lift: custom.lifting(),
             push: custom.push(),
-            combine: custom.combining(),
+            folds: (0..components).map(fold_of).collect::<Option<_>>().unwrap_or_default(),
             finish: custom.finishing(),
+            combine,
             isa,
-            rows: PhantomData,
+            accumulators: PhantomData,
         }
     }
 }
 
 /// The registers of a program. Constants are set when it is [loaded](Registers::load), inputs by whoever runs it, and the others by instructions, each
 /// before it is read.
-struct Registers<A>([MaybeUninit<[A; LANES]>; REGISTERS]);
+struct Registers<X>([MaybeUninit<[X; BATCH]>; REGISTERS]);
 
-impl<A: Elementary> Registers<A> {
+impl<X: Numbers> Registers<X> {
     #[inline(always)]
     fn new() -> Self {
         Registers([const { MaybeUninit::uninit() }; REGISTERS])
     }
 
+    /// The first vector of a register; there are [`BATCH`].
     #[inline(always)]
-    fn set(&mut self, register: usize, lanes: [A; LANES]) {
-        self.0[register].write(lanes);
+    fn at(&mut self, register: usize) -> *mut X {
+        self.0[register].as_mut_ptr().cast()
     }
 
-    /// # Safety
-    /// The register was set.
     #[inline(always)]
-    unsafe fn get(&self, register: usize) -> [A; LANES] {
-        // SAFETY: the caller's promise.
-        unsafe { self.0[register].assume_init() }
+    fn fill(&mut self, register: usize, number: X::Acc) {
+        self.0[register].write([<X as Packed>::splat(number); BATCH]);
     }
 
     /// Sets the constants of a program.
     #[inline(always)]
     fn load(&mut self, program: &Program) {
         for (index, constant) in program.constants.iter().enumerate() {
-            self.set(program.inputs + index, [A::of_f64(*constant); LANES]);
+            self.fill(program.inputs + index, X::Acc::of_f64(*constant));
         }
     }
 
+    /// Runs a program over the first vectors of its registers.
+    ///
     /// # Safety
-    /// The program was loaded and its inputs were set.
+    /// The program was loaded and so many vectors of its inputs were set, at most a batch.
     #[inline(always)]
-    unsafe fn run(&mut self, program: &Program) {
+    unsafe fn run(&mut self, program: &Program, vectors: usize) {
         let first = program.inputs + program.constants.len();
         for (index, instruction) in program.code.iter().enumerate() {
-            let mut out = [A::default(); LANES];
-            // SAFETY: operands are inputs, constants, or what an earlier instruction made.
+            let out = self.at(first + index);
+            // SAFETY: operands are inputs, constants, or what an earlier instruction made, and none is what this one makes.
             unsafe {
                 match *instruction {
-                    Instruction::Unary(operation, x) => {
-                        let x = self.get(x);
-                        each_unary(operation, &x, &mut out);
-                    }
-                    Instruction::Binary(operation, x, y) => {
-                        let (x, y) = (self.get(x), self.get(y));
-                        each_binary(operation, &x, &y, &mut out);
-                    }
+                    Instruction::Unary(operation, x) => each_unary(operation, self.at(x), out, vectors),
+                    Instruction::Binary(operation, x, y) => each_binary(operation, self.at(x), self.at(y), out, vectors),
                 }
             }
-            self.set(first + index, out);
         }
     }
 }
 
 #[inline(always)]
-fn each_unary<A: Elementary>(operation: levelfold::reducer::Unary, x: &[A; LANES], out: &mut [A; LANES]) {
-    use levelfold::reducer::Unary::{Abs, Exp, Log, Neg, Sqrt};
+unsafe fn each_unary<X: Packed>(operation: Unary, x: *const X, out: *mut X, vectors: usize) {
     // One loop an operation: the choice stays outside.
     macro_rules! each {
-        ($($name:ident),*) => {
-            match operation {
-                $($name => for (out, x) in out.iter_mut().zip(x) {
-                    *out = $name.apply(*x);
-                }),*
+        (|$x:ident| $made:expr) => {
+            for vector in 0..vectors {
+                // SAFETY: the caller gives so many vectors.
+                unsafe {
+                    let $x = x.add(vector).read();
+                    out.add(vector).write($made);
+                }
             }
         };
     }
-    each!(Neg, Abs, Sqrt, Exp, Log);
-}
-
-#[inline(always)]
-fn each_binary<A: Elementary>(operation: levelfold::reducer::Binary, x: &[A; LANES], y: &[A; LANES], out: &mut [A; LANES]) {
-    use levelfold::reducer::Binary::{Add, Div, Max, Min, Mul, Sub};
-    macro_rules! each {
-        ($($name:ident),*) => {
-            match operation {
-                $($name => for ((out, x), y) in out.iter_mut().zip(x).zip(y) {
-                    *out = $name.apply(*x, *y);
-                }),*
-            }
-        };
-    }
-    each!(Add, Sub, Mul, Div, Max, Min);
-}
-
-/// Runs a program over planes: `inputs` are groups of planes, and `write` takes each output plane by plane.
-///
-/// # Safety
-/// Each group of planes has as many as it says, of `features` numbers.
-#[inline(always)]
-unsafe fn over_planes<A: Elementary>(
-    program: &Program,
-    groups: &[(*const A, usize)],
-    features: usize,
-    mut write: impl FnMut(usize, usize, &[A]),
-) {
-    let mut registers = Registers::<A>::new();
-    registers.load(program);
-    let mut column = 0;
-    while column < features {
-        let lanes = LANES.min(features - column);
-        let mut input = 0;
-        for &(planes, count) in groups {
-            for plane in 0..count {
-                let mut values = [A::default(); LANES];
-                // SAFETY: the caller gives these planes.
-                unsafe { std::ptr::copy_nonoverlapping(planes.add(plane * features + column), values.as_mut_ptr(), lanes) };
-                registers.set(input, values);
-                input += 1;
-            }
-        }
-        // SAFETY: loaded above, and every input is set.
-        unsafe { registers.run(program) };
-        for (plane, output) in program.outputs.iter().enumerate() {
-            // SAFETY: an output is an input, a constant or a result.
-            let values = unsafe { registers.get(*output) };
-            write(plane, column, &values[..lanes]);
-        }
-        column += lanes;
+    match operation {
+        // Of every number, zeros included, −0 − x is −x.
+        Unary::Neg => each!(|x| X::of(-0.0) - x),
+        Unary::Abs => each!(|x| x.absolute()),
+        Unary::Sqrt => each!(|x| x.root()),
+        Unary::Exp => each!(|x| exp_of(x)),
+        Unary::Log => each!(|x| log_of(x)),
     }
 }
 
+/// An operation of two, known when what uses it is compiled.
+trait Of {
+    fn of<X: Packed>(x: X, y: X) -> X;
+}
+
+/// Something for whichever operation it is, which is then a type: each has loops of its own.
+macro_rules! with_binary {
+    ($operation:expr, |$made:ident| $body:expr) => {
+        with_binary!(@ $operation, $made, $body, Add x y => x + y, Sub x y => x - y, Mul x y => x * y, Div x y => x / y,
+            Max x y => x.larger(y), Min x y => x.smaller(y))
+    };
+    (@ $operation:expr, $made:ident, $body:expr, $($name:ident $x:ident $y:ident => $value:expr),*) => {
+        match $operation {
+            $(Binary::$name => {
+                struct $made;
+                impl Of for $made {
+                    #[inline(always)]
+                    fn of<X: Packed>($x: X, $y: X) -> X {
+                        $value
+                    }
+                }
+                $body
+            })*
+        }
+    };
+}
+
 #[inline(always)]
-unsafe fn accumulate<T: Value>(of: &Custom<T>, block: &Block)
-where
-    T::Acc: Elementary,
-{
-    let (acc, weights) = (block.acc.cast::<T::Acc>(), block.weights.cast::<T::Acc>());
-    let count = of.components;
-    let (mut lifting, mut pushing) = (Registers::<T::Acc>::new(), Registers::<T::Acc>::new());
-    lifting.load(&of.lift);
-    pushing.load(&of.push);
+unsafe fn each_binary<X: Packed>(operation: Binary, x: *const X, y: *const X, out: *mut X, vectors: usize) {
+    with_binary!(operation, |Made| for vector in 0..vectors {
+        // SAFETY: the caller gives so many vectors.
+        unsafe { out.add(vector).write(Made::of(x.add(vector).read(), y.add(vector).read())) }
+    });
+}
+
+/// Folds rows of `vectors` vectors each into a state.
+#[inline(always)]
+unsafe fn fold_rows<X: Packed>(operation: Binary, state: *mut X, rows: *const X, count: usize, vectors: usize) {
+    with_binary!(operation, |Made| for vector in 0..vectors {
+        // SAFETY: the caller gives these rows.
+        unsafe {
+            let mut folded = state.add(vector).read();
+            for row in 0..count {
+                folded = Made::of(folded, rows.add(row * vectors + vector).read());
+            }
+            state.add(vector).write(folded);
+        }
+    });
+}
+
+/// Columns that are taken at once: the first, how many vectors they are, and the lanes of the last one, 0 for all.
+#[derive(Clone, Copy)]
+struct Columns {
+    first: usize,
+    vectors: usize,
+    part: usize,
+    lanes: usize,
+}
+
+impl Columns {
+    #[inline(always)]
+    fn from(first: usize, features: usize, lanes: usize) -> Self {
+        let left = features - first;
+        let vectors = left.div_ceil(lanes).min(BATCH);
+        Columns { first, vectors, part: if left < vectors * lanes { left % lanes } else { 0 }, lanes }
+    }
+
+    /// Where a vector begins, and how much of it there is.
+    #[inline(always)]
+    fn of(self, vector: usize) -> (usize, usize) {
+        (self.first + vector * self.lanes, if vector + 1 == self.vectors { self.part } else { 0 })
+    }
+
+    #[inline(always)]
+    fn next(self) -> usize {
+        self.first + self.vectors * self.lanes
+    }
+}
+
+/// Runs a program over planes: `groups` of them are its inputs. `write` takes each output, vector by vector: its plane, the vector, where it begins and
+/// how much of it there is.
+macro_rules! over_planes {
+    ($program:expr, $groups:expr, $features:expr, $vector:ty, |$plane:ident, $lanes:ident, $column:ident, $part:ident| $write:expr) => {{
+        let mut registers = Registers::<$vector>::new();
+        registers.load($program);
+        let mut column = 0;
+        while column < $features {
+            let columns = Columns::from(column, $features, <$vector>::LANES);
+            let mut input = 0;
+            for (planes, count) in $groups {
+                for plane in 0..count {
+                    for vector in 0..columns.vectors {
+                        let (column, part) = columns.of(vector);
+                        registers.at(input).add(vector).write(load_of(planes.add(plane * $features + column), part));
+                    }
+                    input += 1;
+                }
+            }
+            registers.run($program, columns.vectors);
+            for ($plane, output) in $program.outputs.iter().enumerate() {
+                for vector in 0..columns.vectors {
+                    let ($column, $part) = columns.of(vector);
+                    let $lanes = registers.at(*output).add(vector).read();
+                    $write;
+                }
+            }
+            column = columns.next();
+        }
+    }};
+}
+
+#[inline(always)]
+unsafe fn accumulate<X: Numbers>(of: &Custom<X::Acc>, block: &Block, plane: usize) {
+    let mut registers = Registers::<X>::new();
+    if !of.folds.is_empty() {
+        registers.load(&of.lift);
+    }
     let mut column = 0;
     while column < block.features {
-        let lanes = LANES.min(block.features - column);
-        let row = |row: usize| {
-            // SAFETY: the block has these rows, weights and columns.
-            unsafe {
-                let from = block.rows.add(row).read().cast::<T>().add(column);
-                (load(from, lanes), if weights.is_null() { T::Acc::of_f64(1.0) } else { weights.add(row).read() })
-            }
-        };
-        let (x, w) = row(0);
-        lifting.set(0, x);
-        lifting.set(1, [w; LANES]);
-        // SAFETY: loaded, and both inputs are set.
+        let columns = Columns::from(column, block.features, X::LANES);
+        // SAFETY: the block has these rows, weights, planes and columns.
         unsafe {
-            lifting.run(&of.lift);
-            for (plane, output) in of.lift.outputs.iter().enumerate() {
-                pushing.set(plane, lifting.get(*output));
+            if of.folds.is_empty() {
+                push_rows(of, block, plane, columns, &mut registers);
+            } else {
+                fold_lifted(of, block, plane, columns, &mut registers);
             }
         }
-        for index in 1..block.count {
-            let (x, w) = row(index);
-            pushing.set(count, x);
-            pushing.set(count + 1, [w; LANES]);
-            // SAFETY: loaded, and all inputs are set: the state, the value and the weight. All outputs are read before the state changes.
-            unsafe {
-                pushing.run(&of.push);
-                let mut state = [[T::Acc::default(); LANES]; levelfold::numerics::MAX_STATE];
-                for (component, output) in state.iter_mut().zip(&of.push.outputs) {
-                    *component = pushing.get(*output);
-                }
-                for (plane, component) in state.into_iter().enumerate().take(count) {
-                    pushing.set(plane, component);
-                }
-            }
-        }
-        for plane in 0..count {
-            // SAFETY: the state was set; accumulators have all planes and columns.
-            unsafe {
-                let values = pushing.get(plane);
-                std::ptr::copy_nonoverlapping(values.as_ptr(), acc.add(plane * block.features + column), lanes);
-            }
-        }
-        column += lanes;
+        column = columns.next();
     }
 }
 
+/// Sets two registers to vectors of a row and to its weight, from a vector of them on.
 #[inline(always)]
-unsafe fn combine(program: &Program, count: usize, older: *mut f64, newer: *const f64, features: usize) {
-    // SAFETY: the caller's promise; columns are read before they are written.
+unsafe fn take_row<X: Numbers>(registers: &mut Registers<X>, register: usize, at: usize, block: &Block, row: usize, columns: Columns) {
+    let (x, w) = (registers.at(register), registers.at(register + 1));
+    // SAFETY: the block has this row and these columns, and the batch as many vectors.
     unsafe {
-        over_planes(program, &[(older.cast_const(), count), (newer, count)], features, |plane, column, values| {
-            std::ptr::copy_nonoverlapping(values.as_ptr(), older.add(plane * features + column), values.len());
-        });
+        let from = block.rows.add(row).read().cast::<X::Acc>();
+        let weight = if block.weights.is_null() { X::Acc::of_f64(1.0) } else { block.weights.cast::<X::Acc>().add(row).read() };
+        for vector in 0..columns.vectors {
+            let (column, part) = columns.of(vector);
+            x.add(at + vector).write(load_of(from.add(column), part));
+            w.add(at + vector).write(<X as Packed>::splat(weight));
+        }
     }
 }
 
+/// The state of some columns, where components are folded each by itself.
 #[inline(always)]
-unsafe fn finish<A: Elementary>(program: &Program, count: usize, state: *const A, out: *mut f64, features: usize) {
-    // SAFETY: the caller's promise.
+unsafe fn fold_lifted<X: Numbers>(of: &Custom<X::Acc>, block: &Block, plane: usize, columns: Columns, registers: &mut Registers<X>) {
+    let vectors = columns.vectors;
+    let most = BATCH / vectors;
+    let mut states = [const { MaybeUninit::<[X; BATCH]>::uninit() }; MAX_STATE];
+    let mut row = 0;
+    // SAFETY: the block has these rows and columns; states are begun by the first batch.
     unsafe {
-        over_planes(program, &[(state, count)], features, |_, column, values| {
-            for (lane, value) in values.iter().enumerate() {
-                out.add(column + lane).write(value.as_f64());
+        while row < block.count {
+            let some = most.min(block.count - row);
+            for index in 0..some {
+                take_row::<X>(registers, 0, index * vectors, block, row + index, columns);
             }
-        });
+            registers.run(&of.lift, some * vectors);
+            for ((state, operation), output) in states.iter_mut().zip(&of.folds).zip(&of.lift.outputs) {
+                let (state, lifted) = (state.as_mut_ptr().cast::<X>(), registers.at(*output).cast_const());
+                if row == 0 {
+                    std::ptr::copy_nonoverlapping(lifted, state, vectors);
+                    fold_rows(*operation, state, lifted.add(vectors), some - 1, vectors);
+                } else {
+                    fold_rows(*operation, state, lifted, some, vectors);
+                }
+            }
+            row += some;
+        }
+        for (index, state) in states.iter().enumerate().take(of.components) {
+            put(state.as_ptr().cast::<X>(), block.acc.cast::<X::Acc>().add(index * plane), columns);
+        }
+    }
+}
+
+/// The state of some columns, row by row.
+#[inline(always)]
+unsafe fn push_rows<X: Numbers>(of: &Custom<X::Acc>, block: &Block, plane: usize, columns: Columns, registers: &mut Registers<X>) {
+    let (vectors, count) = (columns.vectors, of.components);
+    let mut states = [const { MaybeUninit::<[X; BATCH]>::uninit() }; MAX_STATE];
+    // SAFETY: the block has these rows and columns; programs are loaded, and their inputs set, before they run.
+    unsafe {
+        registers.load(&of.lift);
+        take_row::<X>(registers, 0, 0, block, 0, columns);
+        registers.run(&of.lift, vectors);
+        for row in 1..=block.count {
+            // All results are read before the state changes.
+            let outputs = if row == 1 { &of.lift.outputs } else { &of.push.outputs };
+            for (state, output) in states.iter_mut().zip(outputs) {
+                std::ptr::copy_nonoverlapping(registers.at(*output), state.as_mut_ptr().cast(), vectors);
+            }
+            if row == block.count {
+                break;
+            }
+            if row == 1 {
+                registers.load(&of.push);
+            }
+            for (plane, state) in states.iter().enumerate().take(count) {
+                std::ptr::copy_nonoverlapping(state.as_ptr().cast(), registers.at(plane), vectors);
+            }
+            take_row::<X>(registers, count, 0, block, row, columns);
+            registers.run(&of.push, vectors);
+        }
+        for (index, state) in states.iter().enumerate().take(count) {
+            put(state.as_ptr().cast::<X>(), block.acc.cast::<X::Acc>().add(index * plane), columns);
+        }
+    }
+}
+
+/// Writes some columns of a plane.
+#[inline(always)]
+unsafe fn put<X: Vector>(from: *const X, plane: *mut X::Acc, columns: Columns) {
+    for vector in 0..columns.vectors {
+        let (column, part) = columns.of(vector);
+        // SAFETY: the caller gives these vectors, and a plane of all columns.
+        unsafe { store_of(from.add(vector).read(), plane.add(column), part) };
     }
 }
 
 /// One module an instruction set: the same bodies, compiled for it.
 macro_rules! compiled_for {
-    ($module:ident $(, #[$feature:meta])?) => {
+    ($module:ident, $vectors:ident $(, #[$feature:meta])?) => {
         mod $module {
             use super::*;
 
+            type Tree = <f64 as Cell>::$vectors;
+
             $(#[$feature])?
-            pub(super) unsafe fn accumulate<T: Value>(of: &Custom<T>, block: &Block) {
+            pub(super) unsafe fn accumulate<A: Own>(of: &Custom<A>, block: &Block, plane: usize) {
                 // SAFETY: the caller's promise is passed on.
-                unsafe { super::accumulate(of, block) }
+                unsafe { super::accumulate::<A::$vectors>(of, block, plane) }
             }
 
             $(#[$feature])?
             pub(super) unsafe fn combine(program: &Program, count: usize, older: *mut f64, newer: *const f64, features: usize) {
-                // SAFETY: the caller's promise is passed on.
-                unsafe { super::combine(program, count, older, newer, features) }
+                // SAFETY: the caller's promise; columns are read before they are written.
+                unsafe {
+                    over_planes!(program, [(older.cast_const(), count), (newer, count)], features, Tree, |plane, lanes, column, part| {
+                        store_of(lanes, older.add(plane * features + column), part)
+                    });
+                }
             }
 
             $(#[$feature])?
-            pub(super) unsafe fn finish<A: Elementary>(program: &Program, count: usize, state: *const A, out: *mut f64, features: usize) {
-                // SAFETY: the caller's promise is passed on.
-                unsafe { super::finish(program, count, state, out, features) }
+            pub(super) unsafe fn finish_block<A: Own>(of: &Custom<A>, acc: *const u8, to: To, features: usize) {
+                // SAFETY: the caller's promise.
+                unsafe {
+                    let groups = [(acc.cast::<A>(), of.components)];
+                    over_planes!(&of.finish, groups, features, A::$vectors, |_plane, lanes, column, part| emit::<A, A::$vectors>(lanes, to, column, part));
+                }
+            }
+
+            $(#[$feature])?
+            pub(super) unsafe fn finish_tree(program: &Program, count: usize, slot: *const f64, out: *mut f64, features: usize) {
+                // SAFETY: the caller's promise.
+                unsafe {
+                    over_planes!(program, [(slot, count)], features, Tree, |_plane, lanes, column, part| {
+                        store_of(lanes, out.add(column), part)
+                    });
+                }
             }
         }
     };
 }
 
-compiled_for!(baseline);
+compiled_for!(baseline, Portable);
 #[cfg(target_arch = "x86_64")]
-compiled_for!(avx2, #[target_feature(enable = "avx2,f16c")]);
+compiled_for!(avx2, Avx2, #[target_feature(enable = "avx2,f16c")]);
 #[cfg(target_arch = "x86_64")]
-compiled_for!(avx512, #[target_feature(enable = "avx2,f16c,avx512f,avx512bw,avx512dq,avx512vl")]);
+compiled_for!(avx512, Avx512, #[target_feature(enable = "avx2,f16c,avx512f,avx512bw,avx512dq,avx512vl")]);
 
-/// Calls the function of an instruction set, which is there, or it would not have been chosen.
-macro_rules! on {
-    ($isa:expr, $function:ident($($argument:expr),*)) => {
-        match $isa {
-            Isa::Baseline => baseline::$function($($argument),*),
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => avx2::$function($($argument),*),
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => avx512::$function($($argument),*),
-            #[cfg(not(target_arch = "x86_64"))]
-            Isa::Avx2 | Isa::Avx512 => baseline::$function($($argument),*),
-        }
-    };
-}
-
-impl<T: Value> States for Custom<T> {
+impl<A: Own> States for Custom<A> {
     fn planes(&self) -> (usize, usize) {
         (self.components, self.components)
     }
 
-    unsafe fn accumulate(&self, block: &Block) {
+    fn asks_for(&self, _count: usize) -> Option<(Range<usize>, u64)> {
+        None
+    }
+
+    unsafe fn accumulate(&self, block: &Block, plane: usize) {
         // SAFETY: the caller's promise is passed on.
-        unsafe { on!(self.isa, accumulate(self, block)) }
+        unsafe { on!(self.isa, accumulate(self, block, plane)) }
     }
 
     unsafe fn widen(&self, slot: *mut f64, acc: *const u8, features: usize, _first_row: f64) {
         for index in 0..features * self.components {
             // SAFETY: the caller's promise: both have all planes.
-            unsafe { slot.add(index).write(acc.cast::<T::Acc>().add(index).read().as_f64()) }
+            unsafe { slot.add(index).write(acc.cast::<A>().add(index).read().as_f64()) }
         }
     }
 
@@ -308,13 +427,13 @@ impl<T: Value> States for Custom<T> {
         unsafe { on!(self.isa, combine(&self.combine, self.components, older, newer, features)) }
     }
 
-    unsafe fn finish_block(&self, acc: *const u8, _n: f64, out: *mut f64, features: usize) {
+    unsafe fn finish_block(&self, acc: *const u8, _n: f64, to: To, features: usize) {
         // SAFETY: the caller's promise is passed on.
-        unsafe { on!(self.isa, finish(&self.finish, self.components, acc.cast::<T::Acc>(), out, features)) }
+        unsafe { on!(self.isa, finish_block(self, acc, to, features)) }
     }
 
     unsafe fn finish_tree(&self, slot: *const f64, _n: f64, out: *mut f64, features: usize) {
         // SAFETY: the caller's promise is passed on.
-        unsafe { on!(self.isa, finish(&self.finish, self.components, slot, out, features)) }
+        unsafe { on!(self.isa, finish_tree(&self.finish, self.components, slot, out, features)) }
     }
 }

@@ -1,9 +1,11 @@
 //! Blocks to accumulators, and accumulators to trees.
 
+use crate::batch::ask_for;
 use crate::fold::{ReductionRun, Walker};
-use crate::kernels::{Block, Run, Source};
+use crate::kernels::{Block, Run};
 use crate::load::load_weights;
 use crate::memory::Memory;
+use crate::states::To;
 use levelfold::DType;
 use levelfold::numerics::{Accumulator, BLOCK_ROWS};
 use std::ops::Range;
@@ -17,6 +19,14 @@ impl Walker<'_> {
     pub(crate) unsafe fn accumulate(&self, k: usize, index: usize, first_row: usize, rows: &[*const u8]) {
         let stage = &self.step.stages[k];
         let reduction = &stage.reductions[index];
+        let tiled = k > 0 || self.step.tiled || stage.elements.is_some();
+        if let Some(siblings) = &stage.siblings {
+            if index == 0 {
+                // SAFETY: rows of the stage; all its reductions take what they made.
+                unsafe { siblings.accumulate(self.scratch, rows, self.step.features, tiled) };
+            }
+            return;
+        }
         // SAFETY: accumulators and weights lie in this thread's scratch; rows are dense and have `features` elements.
         unsafe {
             let acc = self.scratch.add(reduction.acc);
@@ -35,11 +45,11 @@ impl Walker<'_> {
                 count: rows.len(),
                 features: self.step.features,
                 weights: if weighted.is_some() { weights.as_ptr().cast() } else { std::ptr::null() },
-                tiled: k > 0 || self.step.tiled || stage.elements.is_some(),
+                tiled,
             };
             match &reduction.states {
                 None => (reduction.kernels.accumulate)(&block),
-                Some(states) => states.accumulate(&block),
+                Some(states) => states.accumulate(&block, self.step.features),
             }
         }
     }
@@ -139,11 +149,7 @@ impl Walker<'_> {
         // SAFETY: the caller gives `features` values, and as many elements to write.
         unsafe {
             match reduction.dtype {
-                DType::I64 => {
-                    for feature in 0..features {
-                        out.cast::<i64>().add(feature).write_unaligned(result.add(feature).read() as i64);
-                    }
-                }
+                DType::I64 => positions::<f64>(result, out, features),
                 DType::F32 | DType::F64 | DType::F16 | DType::BF16 | DType::U8 | DType::U16 | DType::U32 | DType::I32 => {
                     (reduction.kernels.finish_tree)(result, out, features, None)
                 }
@@ -153,42 +159,63 @@ impl Walker<'_> {
 
     /// What [`fold_run`](crate::kernels::Kernels::fold_run) does, for a reducer with a state.
     pub(crate) unsafe fn run_states(&self, k: usize, index: usize, run: &Run<'_>, segments: Range<u64>, rows_read: &mut u64) -> u64 {
-        let reduction = &self.step.stages[k].reductions[index];
+        let stage = &self.step.stages[k];
+        let reduction = &stage.reductions[index];
         let Some(states) = &reduction.states else { return segments.start };
-        let mut pointers = [std::ptr::null::<u8>(); BLOCK_ROWS];
+        let accumulator = stage.input.accumulator();
+        let (acc, result) = (self.scratch.wrapping_add(reduction.acc), self.scratch.wrapping_add(reduction.result));
+        let (mut pointers, mut weights) = ([std::ptr::null::<u8>(); BLOCK_ROWS], [0u64; BLOCK_ROWS]);
         let mut at = 0;
         for segment in segments.clone() {
             let range = run.segments.range(segment);
             let (start, count) = (range.start as usize, (range.end - range.start) as usize);
             if count > BLOCK_ROWS {
+                *rows_read += at as u64;
                 return segment;
             }
-            *rows_read += count as u64;
-            let out = run.out.wrapping_offset(segment as isize * run.out_stride);
+            let (out, also) = (run.row(segment), run.also_row(segment));
             // SAFETY: the caller's rows and results; accumulators and results lie in this thread's scratch.
             unsafe {
                 if count == 0 {
-                    for feature in 0..run.features {
-                        std::ptr::copy_nonoverlapping(reduction.fill.as_ptr(), out.add(feature * reduction.size), reduction.size);
-                    }
+                    run.fill(segment);
                     continue;
                 }
-                match run.source {
-                    Source::Strided { start: base, stride } => {
-                        for (row, pointer) in pointers[..count].iter_mut().enumerate() {
-                            *pointer = base.wrapping_offset((start + row) as isize * stride);
-                        }
-                    }
-                    Source::Pointers(rows) => pointers[..count].copy_from_slice(std::slice::from_raw_parts(rows.add(at), count)),
-                }
+                let rows = run.source.rows(at, start, &mut pointers[..count]);
                 at += count;
-                self.accumulate(k, index, start, &pointers[..count]);
-                let result = self.scratch.add(reduction.result).cast::<f64>();
-                states.finish_block(self.scratch.add(reduction.acc), count as f64, result, run.features);
-                self.round(reduction, result, out);
+                if let Some((_, ahead)) = states.asks_for(count) {
+                    ask_for(run, segment + ahead, |count| states.asks_for(count).map_or(0..0, |(rows, _)| rows));
+                }
+                if let Some(memory) = run.weights {
+                    match accumulator {
+                        DType::F64 => weigh::<f64>(memory, start, &mut weights[..count], acc, run.features),
+                        _ => weigh::<f32>(memory, start, &mut weights[..count], acc, run.features),
+                    }
+                }
+                let weights = if run.weights.is_some() { weights.as_ptr().cast() } else { std::ptr::null() };
+                states.accumulate(&Block { acc, rows, count, features: run.features, weights, tiled: run.tiled }, run.features);
+                if reduction.dtype == accumulator {
+                    states.finish_block(acc, count as f64, To { row: out, streams: run.streams, also }, run.features);
+                    continue;
+                }
+                let numbers = To { row: result, streams: false, also: std::ptr::null_mut() };
+                states.finish_block(acc, count as f64, numbers, run.features);
+                match (reduction.dtype, accumulator) {
+                    (DType::I64, DType::F64) => positions::<f64>(result.cast(), out, run.features),
+                    (DType::I64, _) => positions::<f32>(result.cast(), out, run.features),
+                    _ => (run.finish_block)(result, out, run.features, std::ptr::null()),
+                }
             }
         }
+        *rows_read += at as u64;
         segments.end
+    }
+}
+
+/// Writes places, which are whole numbers below 2^53.
+unsafe fn positions<A: Accumulator>(places: *const A, out: *mut u8, features: usize) {
+    for feature in 0..features {
+        // SAFETY: the caller gives `features` of each.
+        unsafe { out.cast::<i64>().add(feature).write_unaligned(places.add(feature).read().as_f64() as i64) };
     }
 }
 

@@ -6,6 +6,7 @@
 //!
 //! Everything is inlined into functions that are compiled for one instruction set.
 
+mod packed;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod squares;
 #[cfg(target_arch = "x86_64")]
@@ -14,7 +15,7 @@ pub(crate) mod x86;
 use crate::encode::Fused;
 use half::{bf16, f16};
 use levelfold::numerics::elementary::Elementary;
-use levelfold::numerics::{Accumulator, AddOp, MaxOp, MinOp, MulOp, ReduceOp, Value};
+use levelfold::numerics::{Accumulator, AddOp, MaxOp, MinOp, MulOp, Packed, ReduceOp, Value};
 
 /// So many accumulators at once.
 ///
@@ -95,11 +96,11 @@ pub(crate) fn prefetch<T>(address: *const T) {
 pub(crate) trait Cell: Value {
     /// The cell of the same accumulators that are elements themselves: what works on accumulators alone is compiled once for it.
     type Wide: Cell;
-    type Portable: Lanes<Self>;
+    type Portable: Lanes<Self> + Packed<Number = Self::Acc>;
     #[cfg(target_arch = "x86_64")]
-    type Avx2: Lanes<Self>;
+    type Avx2: Lanes<Self> + Packed<Number = Self::Acc>;
     #[cfg(target_arch = "x86_64")]
-    type Avx512: Lanes<Self>;
+    type Avx512: Lanes<Self> + Packed<Number = Self::Acc>;
 }
 
 macro_rules! cells {

@@ -17,7 +17,7 @@ use levelfold::numerics::encoders::{
 };
 use levelfold::numerics::{Accumulator, BLOCK_ROWS, count_to_f64};
 use levelfold::plan::{Encode, Plan, StepKind};
-use levelfold::{Error, ErrorCode, Reducer, Result};
+use levelfold::{Error, ErrorCode, Result};
 use ndarray::{Array2, ArrayView1, s};
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -363,5 +363,5 @@ fn mean_of<A: Elementary>(values: &[A]) -> f64 {
     if values.is_empty() {
         return count_to_f64(0);
     }
-    tree::reduce(&Reducer::Mean, values, None)
+    tree::mean(values)
 }

@@ -7,6 +7,7 @@ use levelfold::backend::TableSet;
 use levelfold::dtype::DType;
 use levelfold::encoder::{ElementOp, dtype_after};
 use levelfold::numerics::Accumulator;
+use levelfold::numerics::Packed;
 use levelfold::numerics::elementary::Elementary;
 use levelfold::numerics::encoders::activate;
 use levelfold::plan::{Fold, Load, Plan, Reduction, StepKind};
@@ -160,7 +161,7 @@ fn load_weights(memory: &mut Memory<'_, '_>, reduction: &Reduction, segment: &Se
 }
 
 /// One feature of one segment, before it is rounded to the reduction's dtype.
-fn reduce<A: Elementary>(
+fn reduce<A: Elementary + Packed<Number = A>>(
     reduction: &Reduction,
     column: ndarray::ArrayView1<'_, f64>,
     weights: Option<&Array1<f64>>,

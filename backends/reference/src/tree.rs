@@ -4,15 +4,15 @@
 use levelfold::Reducer;
 use levelfold::numerics::elementary::Elementary;
 use levelfold::numerics::{
-    Accumulator, AddOp, BLOCK_ROWS, MaxOp, MinOp, Monoid, MonoidVisitor, MulOp, ReduceOp, Row, State, between_rows, finish_block,
-    finish_tree, quantile_place,
+    Accumulator, AddOp, BLOCK_ROWS, MaxOp, MinOp, Monoid, MonoidVisitor, MulOp, Packed, ReduceOp, Row, Start, State, Weighing,
+    between_rows, finish_block, finish_tree, quantile_place,
 };
 use levelfold::reducer::CustomReducer;
 
 /// Reduces the values of a segment, which has at least one. `weights` has one number a value.
 ///
 /// The result is a number of the accumulator where the segment is one block, else of f64; it is not yet rounded to the level's dtype.
-pub(crate) fn reduce<A: Elementary>(reducer: &Reducer, values: &[A], weights: Option<&[A]>) -> f64 {
+pub(crate) fn reduce<A: Elementary + Packed<Number = A>>(reducer: &Reducer, values: &[A], weights: Option<&[A]>) -> f64 {
     match reducer {
         Reducer::Sum | Reducer::Mean => reduce_with::<AddOp, A>(reducer, values, weights),
         Reducer::Max => reduce_with::<MaxOp, A>(reducer, values, weights),
@@ -32,6 +32,11 @@ pub(crate) fn reduce<A: Elementary>(reducer: &Reducer, values: &[A], weights: Op
         | Reducer::ArgMax
         | Reducer::ArgMin => reducer.visit_monoid(Segment { values, weights }).expect("these are monoids"),
     }
+}
+
+/// The mean of some numbers, as that of a segment of them.
+pub(crate) fn mean<A: Accumulator>(values: &[A]) -> f64 {
+    reduce_with::<AddOp, A>(&Reducer::Mean, values, None)
 }
 
 /// As the expressions say: rows from the left in blocks, in the accumulator's type, and blocks in pairs, in f64.
@@ -79,17 +84,25 @@ struct Segment<'a, A> {
     weights: Option<&'a [A]>,
 }
 
-impl<A: Elementary> MonoidVisitor for Segment<'_, A> {
+impl<A: Elementary + Packed<Number = A>> MonoidVisitor for Segment<'_, A> {
     type Out = f64;
 
     fn visit<M: Monoid>(self, monoid: M) -> f64 {
         let n = self.values.len();
         let block = |first: usize| {
             let rows = first..n.min(first + BLOCK_ROWS);
-            let mut state: State<A> = monoid.start();
+            // Weights of 1 are weights like others here: what a backend does without them is held against that.
+            let weight = |at: usize| self.weights.map_or(A::of_f64(1.0), |weights| weights[at]);
+            let scale = self.weights.map_or(A::of_f64(0.0), |weights| monoid.scale(&weights[rows.clone()]));
+            let weights: Vec<A> = match M::WEIGHING {
+                Weighing::Never | Weighing::Either => rows.clone().map(weight).collect(),
+                Weighing::Scores => rows.clone().map(|at| monoid.weigh(weight(at), scale)).collect(),
+            };
+            let total = weights.iter().fold(A::of_f64(0.0), |total, weight| Accumulator::add(total, *weight));
+            let mut state: State<A> = monoid.start(Start { first: self.values[first], n: None, scale, total });
             for pass in 0..M::PASSES {
                 for (index, at) in rows.clone().enumerate() {
-                    let w = self.weights.map_or(A::of_f64(1.0), |weights| weights[at]);
+                    let w = Some(weights[index]);
                     state = monoid.push(pass, state, Row { x: self.values[at], w, index: A::of_f64(index as f64) });
                 }
                 state = monoid.close(pass, state);

@@ -70,7 +70,7 @@ fn split(value: f64) -> (i128, i32) {
 const LENGTHS: [usize; 17] = [1, 2, 3, 31, 32, 33, 63, 64, 65, 96, 100, 1023, 1024, 1025, 4096, 4097, 20_000];
 
 /// Reduces numbers rounded to `T` and holds the result, rounded to `T`, against the exact one.
-fn stays_inside_the_bound<T: Value>(reducer: Reducer, weighted: bool, seed: u64) {
+fn stays_inside_the_bound<T: Value<Acc: Packed<Number = T::Acc>>>(reducer: Reducer, weighted: bool, seed: u64) {
     let mut random = Random(seed);
     let mut worst = 0f64;
     for n in LENGTHS {
