@@ -101,6 +101,13 @@ fn graphs() -> Vec<(&'static str, LevelGraph)> {
                 .level(Level::new("protein", long).reduce(mean.clone()))
                 .level(Level::new("family", lengths(&[4])).reduce(mean)))
         }),
+        (
+            "states",
+            of(Hierarchy::new(values())
+                .level(words().reduce(Reducer::LogSumExp))
+                .level(sentences().reduce(Reducer::SoftMax).weights("scores", DType::F32).keep())
+                .level(corpus().reduce(Reducer::Var { ddof: 0 }))),
+        ),
         ("two-towers", two_towers()),
         ("transformer", of(Hierarchy::from_json(include_str!("../docs/examples/transformer.json")).unwrap())),
     ]
