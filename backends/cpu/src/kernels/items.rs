@@ -273,9 +273,9 @@ unsafe fn groups<X: Square, const P: usize>(items: &Items<'_>) {
                         X::codes::<P>(counts, done, most)
                     } else {
                         let (mut codes, mut more) = ([0; 16], false);
-                        for part in 0..P {
+                        for (part, code) in codes.iter_mut().enumerate().take(P) {
                             let left = counts.add(part).read().saturating_sub(done);
-                            codes[part] = X::code(left.min(most));
+                            *code = X::code(left.min(most));
                             more |= left > most;
                         }
                         (codes, more)

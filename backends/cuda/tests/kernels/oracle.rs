@@ -4,7 +4,8 @@
 use half::{bf16, f16};
 use levelfold::numerics::elementary::Elementary;
 use levelfold::numerics::{
-    Accumulator, AddOp, MaxOp, MinOp, Monoid, MonoidVisitor, MulOp, ReduceOp, Row, State, Value, finish_block, finish_tree,
+    Accumulator, AddOp, MaxOp, MinOp, Monoid, MonoidVisitor, MulOp, Packed, ReduceOp, Row, Start, State, Value, Weighing, finish_block,
+    finish_tree,
 };
 use levelfold::reducer::{CustomReducer, ReducerClass};
 use levelfold::{DType, Reducer};
@@ -102,7 +103,7 @@ pub(crate) fn paired(reducer: Reducer, numbers: Vec<f64>) -> f64 {
     }
 }
 
-fn reduce_states<A: Elementary>(reducer: &Reducer, rows: &[f64], weights: Option<&[f64]>) -> f64 {
+fn reduce_states<A: Elementary + Packed<Number = A>>(reducer: &Reducer, rows: &[f64], weights: Option<&[f64]>) -> f64 {
     let weights = |index: usize| weights.map_or(1.0, |weights| weights[index]);
     let rows: Vec<(A, A)> = rows.iter().enumerate().map(|(index, &x)| (A::of_f64(x), A::of_f64(weights(index)))).collect();
     match reducer {
@@ -113,16 +114,23 @@ fn reduce_states<A: Elementary>(reducer: &Reducer, rows: &[f64], weights: Option
 
 struct Rows<'a, A>(&'a [(A, A)], PhantomData<A>);
 
-impl<A: Elementary> MonoidVisitor for Rows<'_, A> {
+impl<A: Elementary + Packed<Number = A>> MonoidVisitor for Rows<'_, A> {
     type Out = f64;
 
     fn visit<M: Monoid>(self, monoid: M) -> f64 {
         let n = self.0.len();
         let of_block = |block: &[(A, A)]| {
-            let mut state: State<A> = monoid.start();
+            let scores: Vec<A> = block.iter().map(|&(_, w)| w).collect();
+            let scale = monoid.scale(&scores);
+            let weights: Vec<A> = match M::WEIGHING {
+                Weighing::Never | Weighing::Either => scores,
+                Weighing::Scores => scores.iter().map(|&score| monoid.weigh(score, scale)).collect(),
+            };
+            let total = weights.iter().fold(A::of_f64(0.0), |total, &w| Accumulator::add(total, w));
+            let mut state: State<A> = monoid.start(Start { first: block[0].0, n: None, scale, total });
             for pass in 0..M::PASSES {
-                for (index, &(x, w)) in block.iter().enumerate() {
-                    state = monoid.push(pass, state, Row { x, w, index: A::of_f64(index as f64) });
+                for (index, &(x, _)) in block.iter().enumerate() {
+                    state = monoid.push(pass, state, Row { x, w: Some(weights[index]), index: A::of_f64(index as f64) });
                 }
                 state = monoid.close(pass, state);
             }
