@@ -60,5 +60,5 @@ LF_KERNEL(lf_finish_states, FinishArgs, FINISH_THREADS) {
     return;
   }
   const double value = Monoid<LF_REDUCER>::finish_tree(state, (double)group.rows, args.ddof);
-  store_float(args.out + (i64)group.to * args.out_row_stride + (i64)column * args.out_column_stride, args.out_type, value);
+  store_finished(args, group.to, column, value);
 }

@@ -37,7 +37,7 @@ namespace lf_shim {
 namespace {
 
 constexpr size_t STACK = 256 << 10;
-constexpr size_t GUARD = 256;  // bytes behind the shared memory
+constexpr size_t GUARD = 8 << 10;  // bytes behind the shared memory: a row of all threads, and more
 constexpr unsigned char POISON = 0xCD, SENTINEL = 0x5E, IN_FLIGHT = 0xA5;
 
 enum class State { Runnable, AtBarrier, InWarp, Done };
@@ -360,9 +360,8 @@ void run_block(Schedule::Kind kind, std::vector<unsigned>& turns) {
     if (done == here.fibers.size()) break;
     if (!ran && !released) return fail(std::to_string(done) + " threads have ended, and the others wait for what will not come" + waiting());
   }
-  for (size_t i = 0; i < GUARD; ++i) {
-    if (here.shared[here.shared_bytes + i] != SENTINEL) return fail("bytes behind the shared memory were written");
-  }
+  const unsigned char* const behind = here.shared + here.shared_bytes;
+  if (behind[0] != SENTINEL || memcmp(behind, behind + 1, GUARD - 1)) return fail("bytes behind the shared memory were written");
 }
 
 Schedule schedule_of_environment() {

@@ -2,7 +2,7 @@
 
 use crate::Shared;
 use crate::device::{Event, Stream};
-use crate::launches::{Maker, StepLaunches, finishing};
+use crate::launches::{Maker, StepLaunches};
 use crate::places::{Lying, Place, resolve};
 use crate::pool::Taken;
 use crate::replay::Replay;
@@ -318,7 +318,7 @@ fn load_kernels(shared: &Shared, plan: &Plan, fold: &Fold) -> Result<()> {
         && plan.table(top.table).longest > grain.piece_rows()
     {
         for reduction in &top.reductions {
-            let (kernel, entry) = finishing(&reduction.reducer);
+            let (kernel, entry) = work::reduction_spec(reduction).finishing();
             shared.kernels.get(&kernel, entry)?;
         }
     }

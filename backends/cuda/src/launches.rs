@@ -8,14 +8,16 @@ use crate::modules::{Function, Kernels};
 use crate::places::Place;
 use crate::pool::Taken;
 use crate::spec::{
-    Access, FINISH_COLUMNS, FINISH_THREADS, FOLD_THREADS, Geometry, KernelSpec, MOVE_THREADS, ddof, dtype_code, reducer_code, specialised,
+    Access, FINISH_COLUMNS, FINISH_THREADS, FOLD_THREADS, Geometry, KernelSpec, MOVE_THREADS, ddof, dtype_code, reducer_code,
 };
-use crate::work::{CopyWork, FoldWork, StepWork, Work, source_of, spec_of};
+use crate::work::{CopyWork, FoldWork, StepWork, Work, reduction_spec, source_of, spec_of};
 use levelfold::backend::TableSet;
+use levelfold::encoder::{ElementOp, dtype_after};
 use levelfold::error::{Error, ErrorCode, Result};
 use levelfold::ids::ViewId;
+use levelfold::numerics::encoders::activate;
+use levelfold::numerics::{Accumulator, Value};
 use levelfold::plan::{Copy, CopyKind, Cost, Fold, Order, Plan, Reduction, Stage, StepKind};
-use levelfold::reducer::ReducerClass;
 use levelfold::{DType, Reducer};
 
 /// A launch.
@@ -214,7 +216,7 @@ impl Maker<'_> {
                 out: place.address,
                 out_row_stride: place.row_stride,
                 out_column_stride: place.column_stride,
-                fill: reduction.on_empty.value().unwrap_or(0.0),
+                fill: filled(reduction),
                 features: columns,
                 out_type: dtype_code(place.dtype),
             };
@@ -282,7 +284,7 @@ impl Maker<'_> {
                     ddof: ddof(&reduction.reducer),
                 };
                 made.written = made.written.saturating_add(pass.finishes.saturating_mul(place.row_bytes()));
-                let (kernel, entry) = finishing(&reduction.reducer);
+                let (kernel, entry) = reduction_spec(reduction).finishing();
                 let function = self.kernels.get(&kernel, entry)?;
                 made.launches.push(Launch { function, blocks, threads: FINISH_THREADS, shared: 0, args: Args::Finish(args) });
             }
@@ -372,12 +374,33 @@ impl Maker<'_> {
     }
 }
 
-/// What pairs the partials of a reducer.
-pub(crate) fn finishing(reducer: &Reducer) -> (KernelSpec, &'static str) {
-    match reducer.class() {
-        ReducerClass::Plain | ReducerClass::Select => (KernelSpec::Moves, "lf_finish"),
-        ReducerClass::State => (KernelSpec::FinishStates(specialised(reducer)), "lf_finish_states"),
+/// What an empty segment gives, after all that is done to a reduction's results, as a number of the type that they end in.
+fn filled(reduction: &Reduction) -> f64 {
+    let rounded = |dtype: DType, x: f64| match dtype {
+        DType::F32 => f32::from_f64(x).as_f64(),
+        DType::F16 => half::f16::from_f64(x).to_f64(),
+        DType::BF16 => half::bf16::from_f64(x).to_f64(),
+        _ => x,
+    };
+    let mut dtype = reduction.dtype;
+    let mut value = reduction.on_empty.value().unwrap_or(0.0);
+    if reduction.ops.is_empty() {
+        return value;
     }
+    value = rounded(dtype, value);
+    for op in &reduction.ops {
+        let wide = dtype == DType::F64;
+        let made = match *op {
+            ElementOp::Activate(activation) if wide => activate(activation, value),
+            ElementOp::Activate(activation) => activate(activation, f32::of_f64(value)).as_f64(),
+            ElementOp::Scale(by) if wide => value.mul(by.0),
+            ElementOp::Scale(by) => f32::of_f64(value).mul(f32::of_f64(by.0)).as_f64(),
+            ElementOp::Cast(_) => value,
+        };
+        dtype = dtype_after(std::slice::from_ref(op), dtype);
+        value = rounded(dtype, made);
+    }
+    value
 }
 
 /// Whether a reduction folds its weights beside its rows.

@@ -148,7 +148,7 @@ impl Kernels {
     fn load(&self, spec: &KernelSpec) -> Result<Loaded> {
         let name = match spec {
             KernelSpec::Fold(_) => "fold.cu",
-            KernelSpec::FinishStates(_) => "finish.cu",
+            KernelSpec::FinishStates(_) | KernelSpec::FinishOperated { .. } => "finish.cu",
             KernelSpec::Moves => "moves.cu",
         };
         let source = spec.source();

@@ -10,6 +10,7 @@
 //! |---|---|---|---|
 //! | [`KernelSpec::Fold`] | `lf_fold` | [`FoldArgs`](crate::args::FoldArgs) | [`FOLD_THREADS`], [`FoldSpec::shared_bytes`] |
 //! | [`KernelSpec::FinishStates`] | `lf_finish_states` | [`FinishArgs`](crate::args::FinishArgs) | [`FINISH_THREADS`], none |
+//! | [`KernelSpec::FinishOperated`] | `lf_finish` or `lf_finish_states` | [`FinishArgs`](crate::args::FinishArgs) | [`FINISH_THREADS`], none |
 //! | [`KernelSpec::Moves`] | `lf_finish` | [`FinishArgs`](crate::args::FinishArgs) | [`FINISH_THREADS`], none |
 //! | | `lf_fill` | [`FillArgs`](crate::args::FillArgs) | [`MOVE_THREADS`], none; [`move_blocks`](crate::args::move_blocks) |
 //! | | `lf_copy` | [`CopyArgs`](crate::args::CopyArgs) | [`MOVE_THREADS`], none; [`move_blocks`](crate::args::move_blocks) |
@@ -40,6 +41,7 @@
 //! A unit of work is a run × a slab of `lanes · vector` columns; see [`FoldSpec::geometry`].
 
 use crate::args::{ArgsSizes, MOST_REDUCTIONS, MOST_STAGES, layout_expressions};
+use levelfold::encoder::{Activation, ElementOp, dtype_after};
 use levelfold::numerics::{Monoid, MonoidVisitor};
 use levelfold::reducer::{CustomReducer, ReducerClass};
 use levelfold::{DType, Reducer};
@@ -63,6 +65,15 @@ pub enum KernelSpec {
     Fold(FoldSpec),
     /// Finishing long segments of a reducer with a state.
     FinishStates(Reducer),
+    /// Finishing long segments of a reduction whose results are operated on. Plain reducers, which one kernel tells apart, are all `sum` here.
+    FinishOperated {
+        /// The reducer.
+        reducer: Reducer,
+        /// What results are rounded to before the operations.
+        dtype: DType,
+        /// What is done to results.
+        ops: Vec<ElementOp>,
+    },
     /// Finishing other long segments, filling empty ones, copies: one for all plans.
     Moves,
 }
@@ -121,6 +132,8 @@ pub enum Index {
 pub struct StageSpec {
     /// Which reduction of the stage before is folded; 0 at stage 0.
     pub feed: u32,
+    /// What is done to each element before it is folded.
+    pub ops: Vec<ElementOp>,
     /// log₂ of how many blocks of a segment are paired where it is read: see [`depth`].
     pub depth: u32,
     /// What is made of each segment.
@@ -136,6 +149,8 @@ pub struct ReductionSpec {
     pub weighted: bool,
     /// What results are rounded to.
     pub dtype: DType,
+    /// What is done to each result then.
+    pub ops: Vec<ElementOp>,
 }
 
 /// How a fold is launched over some runs.
@@ -214,7 +229,11 @@ impl KernelSpec {
                 of_states(&reducers, FOLD).map_or(Cow::Borrowed(WHOLE_FOLD), Cow::Owned)
             }
             KernelSpec::FinishStates(reducer) => of_states(&[reducer], FINISH_STATES).map_or(Cow::Borrowed(WHOLE_FINISH), Cow::Owned),
-            KernelSpec::Moves => Cow::Borrowed(concat!(include_str!("../kernels/common.cu"), include_str!("../kernels/moves.cu"))),
+            KernelSpec::FinishOperated { reducer, .. } => match reducer.class() {
+                ReducerClass::Plain | ReducerClass::Select => Cow::Borrowed(WHOLE_FINISH_PLAIN),
+                ReducerClass::State => of_states(&[reducer], FINISH_STATES).map_or(Cow::Borrowed(WHOLE_FINISH), Cow::Owned),
+            },
+            KernelSpec::Moves => Cow::Borrowed(WHOLE_MOVES),
         }
     }
 
@@ -231,10 +250,20 @@ impl KernelSpec {
             KernelSpec::FinishStates(reducer) => {
                 vec![format!("-DLF_FINISH_BYTES={}", sizes.finish), format!("-DLF_REDUCER={}", reducer_code(reducer))]
             }
+            KernelSpec::FinishOperated { reducer, dtype, ops } => {
+                let mut defines = KernelSpec::FinishStates(reducer.clone()).defines();
+                defines.push(format!("-DLF_FINISH_TYPE={}", dtype_code(*dtype)));
+                defines.push(format!("-DLF_FINISH_OPS={}", render_ops(ops, *dtype)));
+                defines
+            }
             KernelSpec::Fold(fold) => {
                 let known = customs(fold.reducers());
-                let stages: Vec<String> = fold.stages.iter().map(|stage| stage.render(&known)).collect();
-                vec![
+                let stages: Vec<String> = fold.fed().map(|(stage, fed)| stage.render(&known, fed)).collect();
+                let of_stage =
+                    |stage: &StageSpec| stage.reductions.iter().map(|made| made.ops.len()).max().unwrap_or(0).max(stage.ops.len());
+                let most_ops = fold.stages.iter().map(of_stage).max().unwrap_or(0);
+                let most_ops = (most_ops > 1).then(|| format!("-DLF_MOST_OPS={most_ops}"));
+                let mut defines = vec![
                     format!("-DLF_FOLD_BYTES={}", sizes.fold),
                     format!("-DLF_VALUE={}", dtype_code(fold.values)),
                     format!("-DLF_SOURCE={}", fold.source.code()),
@@ -244,7 +273,9 @@ impl KernelSpec {
                     format!("-DLF_INDEX={}", fold.index.bits()),
                     format!("-DLF_STAGES={}", fold.stages.len()),
                     format!("-DLF_STAGE_LIST={}", stages.join(",")),
-                ]
+                ];
+                defines.extend(most_ops);
+                defines
             }
         }
     }
@@ -254,6 +285,10 @@ impl KernelSpec {
         match self {
             KernelSpec::Fold(_) => &["lf_fold"],
             KernelSpec::FinishStates(_) => &["lf_finish_states"],
+            KernelSpec::FinishOperated { reducer, .. } => match reducer.class() {
+                ReducerClass::Plain | ReducerClass::Select => &["lf_finish"],
+                ReducerClass::State => &["lf_finish_states"],
+            },
             KernelSpec::Moves => &["lf_finish", "lf_fill", "lf_copy", "lf_layout"],
         }
     }
@@ -268,6 +303,7 @@ macro_rules! states {
 macro_rules! fold {
     () => {
         concat!(
+            include_str!("../kernels/elements.cu"),
             include_str!("../kernels/fold/shape.cu"),
             include_str!("../kernels/fold/pairs.cu"),
             include_str!("../kernels/fold/results.cu"),
@@ -280,7 +316,7 @@ macro_rules! fold {
 
 macro_rules! finish_states {
     () => {
-        include_str!("../kernels/finish.cu")
+        concat!(include_str!("../kernels/elements.cu"), include_str!("../kernels/finish_stored.cu"), include_str!("../kernels/finish.cu"))
     };
 }
 
@@ -291,6 +327,19 @@ const FINISH_STATES: &str = finish_states!();
 /// The sources without any.
 const WHOLE_FOLD: &str = concat!(states!(), fold!());
 const WHOLE_FINISH: &str = concat!(states!(), finish_states!());
+const WHOLE_FINISH_PLAIN: &str = concat!(
+    include_str!("../kernels/common.cu"),
+    include_str!("../kernels/elementary.cu"),
+    include_str!("../kernels/elements.cu"),
+    include_str!("../kernels/finish_stored.cu"),
+    include_str!("../kernels/finish_plain.cu"),
+);
+const WHOLE_MOVES: &str = concat!(
+    include_str!("../kernels/common.cu"),
+    include_str!("../kernels/finish_stored.cu"),
+    include_str!("../kernels/finish_plain.cu"),
+    include_str!("../kernels/moves.cu"),
+);
 
 /// The custom reducers among some, each once: a kernel numbers them in this order.
 fn customs<'a>(reducers: impl Iterator<Item = &'a Reducer>) -> Vec<&'a CustomReducer> {
@@ -352,6 +401,11 @@ impl FoldSpec {
         (columns.max(1) * low(values.size_u64())).min(16)
     }
 
+    /// The stages, each with the type that comes to it.
+    fn fed(&self) -> impl Iterator<Item = (&StageSpec, DType)> {
+        fed(self.values, &self.stages)
+    }
+
     /// The stages, each with the type that it folds.
     fn inputs(&self) -> impl Iterator<Item = (&StageSpec, DType)> {
         inputs(self.values, &self.stages)
@@ -397,13 +451,36 @@ impl FoldSpec {
     }
 }
 
-/// The stages, each with the type that it folds.
-fn inputs(values: DType, stages: &[StageSpec]) -> impl Iterator<Item = (&StageSpec, DType)> {
+/// The stages, each with the type that comes to it.
+fn fed(values: DType, stages: &[StageSpec]) -> impl Iterator<Item = (&StageSpec, DType)> {
     let fed = stages.windows(2).map(move |pair| {
         let made = usize::try_from(pair[1].feed).ok().and_then(|feed| pair[0].reductions.get(feed));
-        made.map_or(values, |made| made.dtype)
+        made.map_or(values, ReductionSpec::made)
     });
     stages.iter().zip(std::iter::once(values).chain(fed))
+}
+
+/// The stages, each with the type that it folds.
+fn inputs(values: DType, stages: &[StageSpec]) -> impl Iterator<Item = (&StageSpec, DType)> {
+    fed(values, stages).map(|(stage, fed)| (stage, dtype_after(&stage.ops, fed)))
+}
+
+/// Initialisers of the kernels' `OpSpec`s: what is done to elements of a type.
+fn render_ops(ops: &[ElementOp], from: DType) -> String {
+    let rendered = ops.iter().enumerate().map(|(index, op)| {
+        let (kind, number) = match *op {
+            ElementOp::Activate(Activation::Relu) => (0, 0.0),
+            ElementOp::Activate(Activation::Gelu) => (1, 0.0),
+            ElementOp::Activate(Activation::GeluTanh) => (2, 0.0),
+            ElementOp::Activate(Activation::Silu) => (3, 0.0),
+            ElementOp::Activate(Activation::Tanh) => (4, 0.0),
+            ElementOp::Activate(Activation::Sigmoid) => (5, 0.0),
+            ElementOp::Scale(by) => (6, by.0),
+            ElementOp::Cast(_) => (7, 0.0),
+        };
+        format!("{{{kind},{},{:#x}ull}}", dtype_code(dtype_after(&ops[..=index], from)), f64::to_bits(number))
+    });
+    rendered.collect::<Vec<String>>().join(",")
 }
 
 fn accumulator_size(input: DType) -> u32 {
@@ -463,9 +540,10 @@ const fn tile_rows(size: u32) -> u32 {
 
 impl StageSpec {
     /// An initialiser of the kernel's `StageSpec`.
-    fn render(&self, known: &[&CustomReducer]) -> String {
+    fn render(&self, known: &[&CustomReducer], fed: DType) -> String {
         let reductions: Vec<String> = self.reductions.iter().map(|reduction| reduction.render(known)).collect();
-        format!("{{{},{},{},{{{}}}}}", self.feed, self.depth, self.reductions.len(), reductions.join(","))
+        let ops = some_ops(&self.ops, fed);
+        format!("{{{},{},{},{{{}}}{ops}}}", self.feed, self.depth, self.reductions.len(), reductions.join(","))
     }
 
     /// Whether it goes over the rows of a block twice.
@@ -480,8 +558,31 @@ impl ReductionSpec {
             Reducer::Custom(custom) => known.iter().position(|other| *other == &**custom).map_or(0, few),
             _ => 0,
         };
-        format!("{{{},{},{}}}", reducer_code(&self.reducer) + number, u8::from(self.weighted), dtype_code(self.dtype))
+        let ops = some_ops(&self.ops, self.dtype);
+        format!("{{{},{},{}{ops}}}", reducer_code(&self.reducer) + number, u8::from(self.weighted), dtype_code(self.dtype))
     }
+
+    /// The type of what it gives in the end.
+    pub fn made(&self) -> DType {
+        dtype_after(&self.ops, self.dtype)
+    }
+
+    /// What finishes its long segments, and the entry.
+    pub fn finishing(&self) -> (KernelSpec, &'static str) {
+        let is_state = self.reducer.class() == ReducerClass::State;
+        let kernel = if self.ops.is_empty() {
+            if is_state { KernelSpec::FinishStates(specialised(&self.reducer)) } else { KernelSpec::Moves }
+        } else {
+            let reducer = if is_state { specialised(&self.reducer) } else { Reducer::Sum };
+            KernelSpec::FinishOperated { reducer, dtype: self.dtype, ops: self.ops.clone() }
+        };
+        (kernel, if is_state { "lf_finish_states" } else { "lf_finish" })
+    }
+}
+
+/// The end of an initialiser: how many operations there are, and which; nothing where there are none.
+fn some_ops(ops: &[ElementOp], from: DType) -> String {
+    if ops.is_empty() { String::new() } else { format!(",{},{{{}}}", ops.len(), render_ops(ops, from)) }
 }
 
 impl Source {

@@ -9,7 +9,7 @@ use crate::staging::Staging;
 use crate::tables::{DeviceTables, Part, bytes_of};
 use levelfold::backend::TableSet;
 use levelfold::error::{Error, ErrorCode, Result};
-use levelfold::plan::{CopyKind, Fold, Load, Order, Plan, StepKind, ViewLayout};
+use levelfold::plan::{CopyKind, Fold, Load, Order, Plan, Reduction, StepKind, ViewLayout};
 use levelfold::segments::Segments;
 use std::sync::Arc;
 
@@ -179,19 +179,22 @@ pub(crate) fn spec_of(
     let last = fold.stages.len().saturating_sub(1);
     let stages = fold.stages.iter().enumerate().map(|(number, stage)| StageSpec {
         feed: stage.feed,
+        ops: stage.ops.to_vec(),
         depth: depth(if number == last { grain.piece_rows() } else { plan.table(stage.table).longest }),
-        reductions: stage
-            .reductions
-            .iter()
-            .map(|reduction| ReductionSpec {
-                reducer: specialised(&reduction.reducer),
-                weighted: reduction.weights.is_some(),
-                dtype: reduction.dtype,
-            })
-            .collect(),
+        reductions: stage.reductions.iter().map(reduction_spec).collect(),
     });
     let (values, stages) = (plan.buffer_of(values).dtype, stages.collect::<Vec<_>>());
     FoldSpec { values, source, access: access(FoldSpec::most_bytes(values, &stages)), index, stages }
+}
+
+/// What a reduction is specialised by.
+pub(crate) fn reduction_spec(reduction: &Reduction) -> ReductionSpec {
+    ReductionSpec {
+        reducer: specialised(&reduction.reducer),
+        weighted: reduction.weights.is_some(),
+        dtype: reduction.dtype,
+        ops: reduction.ops.to_vec(),
+    }
 }
 
 /// How wide positions, rows and segments of a fold are.

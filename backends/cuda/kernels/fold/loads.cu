@@ -153,7 +153,7 @@ LF_DEVICE void fetch_tiles(const FoldArgs& args, u32 groups, u32 lane, Index at,
 }
 #endif
 
-// A row that has arrived, in the accumulator's type.
+// A row that has arrived, after the operations before the fold, in the accumulator's type.
 LF_DEVICE void take_row(const u8* ring, Level<0>::Acc (&x)[VECTOR]) {
   union Packed {
     typename Word<LF_BYTES>::Of word;
@@ -162,5 +162,5 @@ LF_DEVICE void take_row(const u8* ring, Level<0>::Acc (&x)[VECTOR]) {
   Packed packed;
   packed.word = *(const typename Word<LF_BYTES>::Of*)ring;
 #pragma unroll
-  for (int c = 0; c < VECTOR; ++c) x[c] = Type<LF_VALUE>::widen(packed.elements[c]);
+  for (int c = 0; c < VECTOR; ++c) x[c] = all_operations<Before<0>, LF_VALUE>(Type<LF_VALUE>::widen(packed.elements[c]));
 }

@@ -19,13 +19,21 @@ constexpr int BLOCK_ROWS = 32;
 constexpr int THREADS = 128;
 enum : int { ROWS, GATHER, PACKED };
 
+#ifndef LF_MOST_OPS
+#define LF_MOST_OPS 1
+#endif
+
+// The operations are those on results before they are stored or handed on, and on rows before they are folded.
 struct ReductionSpec {
-  int reducer, weighted, dtype;
+  int reducer, weighted, dtype, op_count;
+  OpSpec ops[LF_MOST_OPS];
 };
 
 struct StageSpec {
   int feed, depth, count;
   ReductionSpec reductions[MOST_REDUCTIONS];
+  int op_count;
+  OpSpec ops[LF_MOST_OPS];
 };
 
 constexpr StageSpec STAGES[LF_STAGES] = {LF_STAGE_LIST};
@@ -66,8 +74,24 @@ template <int COUNT, int N = 0, class F> LF_DEVICE void each(F f) {
   }
 }
 
-// The type that a stage folds.
-constexpr int input_type(int stage) { return stage == 0 ? LF_VALUE : STAGES[stage - 1].reductions[STAGES[stage].feed].dtype; }
+template <int STAGE> struct Before {
+  static constexpr int COUNT = STAGES[STAGE].op_count;
+  static constexpr OpSpec at(int n) { return STAGES[STAGE].ops[n]; }
+};
+
+template <int STAGE, int R> struct After {
+  static constexpr int COUNT = STAGES[STAGE].reductions[R].op_count;
+  static constexpr OpSpec at(int n) { return STAGES[STAGE].reductions[R].ops[n]; }
+};
+
+constexpr int last_type(const OpSpec* ops, int count, int type) { return count ? ops[count - 1].dtype : type; }
+
+// The type of what a reduction gives, of what comes to a stage, and of what it folds.
+constexpr int made_type(int stage, int reduction) {
+  return last_type(STAGES[stage].reductions[reduction].ops, STAGES[stage].reductions[reduction].op_count, STAGES[stage].reductions[reduction].dtype);
+}
+constexpr int fed_type(int stage) { return stage == 0 ? LF_VALUE : made_type(stage - 1, STAGES[stage].feed); }
+constexpr int input_type(int stage) { return last_type(STAGES[stage].ops, STAGES[stage].op_count, fed_type(stage)); }
 
 constexpr bool weighted_mean(int stage, int reduction) {
   return STAGES[stage].reductions[reduction].reducer == MEAN && STAGES[stage].reductions[reduction].weighted;

@@ -1,8 +1,8 @@
 // --------------------------------------------------------------------------------------------------------------- stages
 
-// What a stage hands to the next one: a row, in the next one's accumulator type.
+// What a stage hands to the next one: a row, as numbers of its type's accumulator.
 template <int STAGE> struct FedTo {
-  typename Type<input_type(STAGE < TOP ? STAGE + 1 : STAGE)>::Acc row[VECTOR];
+  typename Type<fed_type(STAGE < TOP ? STAGE + 1 : STAGE)>::Acc row[VECTOR];
 };
 
 template <int STAGE> struct Level;
@@ -174,10 +174,13 @@ template <int STAGE> struct Level : Level<STAGE + 1> {
   }
 
   // A row from the stage below, rounded to its type.
-  LF_DEVICE void take(const FoldArgs& args, Self self, AllPairs<0>& pairs, const Acc (&x)[VECTOR]) {
+  LF_DEVICE void take(const FoldArgs& args, Self self, AllPairs<0>& pairs, const typename Type<fed_type(STAGE)>::Acc (&row)[VECTOR]) {
     if constexpr (IS_TOP) {
       if (at == end) next_segment(args);
     }
+    Acc x[VECTOR];
+#pragma unroll
+    for (int c = 0; c < VECTOR; ++c) x[c] = all_operations<Before<STAGE>, fed_type(STAGE)>(row[c]);
     push(args, self, x);
     ++at;
     if (at == block_end) close(args, self, pairs);
@@ -185,10 +188,14 @@ template <int STAGE> struct Level : Level<STAGE + 1> {
 
   // What a reduction made of the current segment, before it is rounded.
   template <int R, class Wide> LF_DEVICE void emit(const FoldArgs& args, Self self, const Wide (&value)[VECTOR], FedTo<STAGE>& fed) {
-    constexpr int OUT = STAGES[STAGE].reductions[R].dtype;
+    constexpr int ROUNDED = STAGES[STAGE].reductions[R].dtype, OUT = made_type(STAGE, R);
     typename Type<OUT>::Raw row[VECTOR];
 #pragma unroll
-    for (int c = 0; c < VECTOR; ++c) row[c] = Type<OUT>::nearest(value[c]);
+    for (int c = 0; c < VECTOR; ++c) {
+      const typename Type<ROUNDED>::Raw rounded = Type<ROUNDED>::nearest(value[c]);
+      if constexpr (After<STAGE, R>::COUNT == 0) row[c] = rounded;
+      else row[c] = Type<OUT>::nearest(all_operations<After<STAGE, R>, ROUNDED>(Type<ROUNDED>::widen(rounded)));
+    }
     store_row<OUT>(args.reductions[FIRST + R], self, segment, row);
     if constexpr (!IS_TOP) {
       if constexpr (STAGES[STAGE + 1].feed == R) {

@@ -1,7 +1,7 @@
 // ------------------------------------------------------------------------------------------------------------------ walk
 
-// Rows at a time: a state takes more operations than that would save.
-constexpr int UNROLL = has_states<0>() ? 1 : 4;
+// Rows at a time: a state takes more operations than that would save, and so does what is done to a row before.
+constexpr int UNROLL = has_states<0>() || Before<0>::COUNT ? 1 : 4;
 
 // Takes the rows that have arrived, up to `until`. `ring` is the thread's own part of the first of them; the next one is `pitch` bytes on.
 LF_DEVICE void walk(const FoldArgs& args, Self self, Level<0>& level, AllPairs<0>& pairs, Index& p, Index until, const u8* ring, u32 pitch) {

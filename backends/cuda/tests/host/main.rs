@@ -5,6 +5,7 @@ mod cache;
 mod device;
 mod faults;
 mod opening;
+mod operations;
 
 use levelfold::{Bindings, DType, Engine, Hierarchy, Leaves, Level, Prepared, Reducer, Result, Segments, TensorView, TensorViewMut};
 use levelfold_cuda::{CudaBackend, CudaBuilder, NvrtcSearch};

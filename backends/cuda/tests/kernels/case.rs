@@ -5,6 +5,7 @@ use crate::oracle;
 use crate::random::Random;
 use levelfold::DType;
 use levelfold::Reducer;
+use levelfold::encoder::dtype_after;
 use levelfold_cuda::spec::{Access, FoldSpec, Source};
 
 /// The segments of a stage, by position; at stage 0 perhaps with the row at which each begins.
@@ -170,9 +171,9 @@ impl Case {
             let taken = if number == 0 { rows_of_input } else { tables[number - 1].len() as u64 };
             for (index, reduction) in stage.reductions.iter().enumerate() {
                 let fed = spec.stages.get(number + 1).is_some_and(|above| usize::try_from(above.feed) == Ok(index));
-                let weights = reduction.weighted.then(|| column(input, taken, &reduction.reducer, random));
+                let weights = reduction.weighted.then(|| column(dtype_after(&stage.ops, input), taken, &reduction.reducer, random));
                 let kept = !fed || random.one_in(2);
-                let target = kept.then(|| target(segments, features, reduction.dtype, random));
+                let target = kept.then(|| target(segments, features, reduction.made(), random));
                 let fill = match reduction.dtype {
                     DType::I64 => random.pick(&[0.0, -1.0, 7.0]),
                     _ => random.pick(&[0.0, -0.0, 1.0, -3.5, 0.1, f64::NAN, f64::INFINITY, 1e300]),
@@ -180,7 +181,7 @@ impl Case {
                 made.push(Made { weights, fill, target });
             }
             if let Some(above) = spec.stages.get(number + 1) {
-                input = stage.reductions[usize::try_from(above.feed).expect("small")].dtype;
+                input = stage.reductions[usize::try_from(above.feed).expect("small")].made();
             }
         }
         let (runs, long) = cut(&tables, piece_blocks, random);
@@ -193,7 +194,8 @@ impl Case {
         let mut below: Option<(Vec<Vec<f64>>, DType)> = None;
         for (number, stage) in spec.stages.iter().enumerate() {
             let table = &self.tables[number];
-            let input = below.as_ref().map_or(spec.values, |(_, dtype)| *dtype);
+            let fed = below.as_ref().map_or(spec.values, |(_, dtype)| *dtype);
+            let input = dtype_after(&stage.ops, fed);
             let first = all.len();
             for (index, reduction) in stage.reductions.iter().enumerate() {
                 let made = &self.made[first + index];
@@ -203,15 +205,21 @@ impl Case {
                     let weights = made.weights.as_ref().map(|of| taken.iter().map(|&row| of.values[index_of(row)]).collect::<Vec<f64>>());
                     (0..self.features)
                         .map(|feature| {
+                            let finished = |x: f64| {
+                                let x = oracle::number(reduction.dtype, oracle::nearest(reduction.dtype, x));
+                                let x = if reduction.ops.is_empty() { x } else { oracle::operated(&reduction.ops, reduction.dtype, x) };
+                                oracle::nearest(reduction.made(), x)
+                            };
                             if range.is_empty() {
-                                return oracle::nearest(reduction.dtype, made.fill);
+                                return finished(made.fill);
                             }
                             let rows: Vec<f64> = match &below {
                                 Some((rows, _)) => taken.iter().map(|&row| rows[index_of(row)][feature]).collect(),
                                 None if spec.source == Source::Packed => range.clone().map(|p| self.rows[index_of(p)][feature]).collect(),
                                 None => taken.iter().map(|&row| self.rows[self.looked_up(row)][feature]).collect(),
                             };
-                            oracle::nearest(reduction.dtype, oracle::reduce(reduction.reducer.clone(), input, &rows, weights.as_deref()))
+                            let rows: Vec<f64> = rows.into_iter().map(|x| oracle::operated(&stage.ops, fed, x)).collect();
+                            finished(oracle::reduce(reduction.reducer.clone(), input, &rows, weights.as_deref()))
                         })
                         .collect()
                 });
@@ -219,7 +227,7 @@ impl Case {
             }
             if let Some(above) = spec.stages.get(number + 1) {
                 let fed = first + usize::try_from(above.feed).expect("small");
-                let dtype = stage.reductions[usize::try_from(above.feed).expect("small")].dtype;
+                let dtype = stage.reductions[usize::try_from(above.feed).expect("small")].made();
                 let rows = all[fed].iter().map(|row| row.iter().map(|&bits| oracle::number(dtype, bits)).collect()).collect();
                 below = Some((rows, dtype));
             }

@@ -287,6 +287,68 @@ pub(crate) const FAULTS_OF_STATES: [Fault; 16] = [
     finish("a sample is taken for a population", "args.ddof);", "0);", "bf16 weighted std to f32, by 4", BITS),
 ];
 
+/// Operations before and after a fold.
+pub(crate) const FAULTS_OF_OPERATIONS: [Fault; 8] = [
+    fold(
+        "operations go the other way round",
+        "constexpr OpSpec OP = List::at(N);",
+        "constexpr OpSpec OP = List::at(List::COUNT - 1 - N);",
+        "bf16 scale+relu, then mean+max, silu, cast to f32",
+        BITS,
+    ),
+    fold(
+        "an operation is not rounded before the next",
+        "Type<OP.dtype>::widen(Type<OP.dtype>::nearest(operate<OP.kind>(x, OP.number)))",
+        "(typename Type<OP.dtype>::Acc)operate<OP.kind>(x, OP.number)",
+        "bf16 scale+relu, then mean+max, silu, cast to f32",
+        BITS,
+    ),
+    fold(
+        "a result is not rounded before it is operated on",
+        "(Type<ROUNDED>::widen(rounded))",
+        "((typename Type<ROUNDED>::Acc)value[c])",
+        "bf16 scale+relu, then mean+max, silu, cast to f32",
+        BITS,
+    ),
+    fold(
+        "rows are folded as they are read",
+        "x[c] = all_operations<Before<0>, LF_VALUE>(Type<LF_VALUE>::widen(packed.elements[c]));",
+        "x[c] = Type<LF_VALUE>::widen(packed.elements[c]);",
+        "f32 gelu, then sum",
+        BITS,
+    ),
+    fold(
+        "a level folds what comes to it as it is",
+        "x[c] = all_operations<Before<STAGE>, fed_type(STAGE)>(row[c]);",
+        "x[c] = (Acc)row[c];",
+        "f16 sum, tanh; sigmoid, then weighted mean, scale, looked up",
+        BITS,
+    ),
+    fold(
+        "a filled segment of a lower level is not operated on",
+        "if constexpr (After<STAGE, R>::COUNT == 0) row[c] = rounded;",
+        "if (After<STAGE, R>::COUNT == 0 || end == first) row[c] = Type<OUT>::nearest(Type<ROUNDED>::widen(rounded));",
+        "f16 sum, tanh; sigmoid, then weighted mean, scale, looked up",
+        BITS,
+    ),
+    finished(
+        "a long segment is not operated on",
+        "store_float(at, args.out_type, all_operations<FinishOps, LF_FINISH_TYPE>(Type<LF_FINISH_TYPE>::widen(Type<LF_FINISH_TYPE>::nearest(value))));",
+        "store_float(at, args.out_type, value);",
+        "bf16 scale+relu, then mean+max, silu, cast to f32",
+    ),
+    finished(
+        "a long segment is not rounded before it is operated on",
+        "(Type<LF_FINISH_TYPE>::widen(Type<LF_FINISH_TYPE>::nearest(value)))",
+        "((typename Type<LF_FINISH_TYPE>::Acc)value)",
+        "f16 sum, tanh; sigmoid, then weighted mean, scale, looked up",
+    ),
+];
+
+const fn finished(name: &'static str, from: &'static str, to: &'static str, kernel: &'static str) -> Fault {
+    Fault { name, place: Where::Finish, from, to, caught_by: Check::Cases(kernel), says: BITS }
+}
+
 /// What only a sanitizer catches.
 pub(crate) const FAULTS_OF_MEMORY: [Fault; 3] = [
     fold(
@@ -340,7 +402,9 @@ pub(crate) fn caught(shim: &Shim, fault: &Fault, cases: u64) -> Option<String> {
         Check::Cases(kernel) => {
             let (index, named) = named(kernel);
             let change = |spec: &KernelSpec| match (spec, fault.place) {
-                (KernelSpec::Fold(_), Where::Fold) | (KernelSpec::FinishStates(_), Where::Finish) => broken(fault, &spec.source()),
+                (KernelSpec::Fold(_), Where::Fold) | (KernelSpec::FinishStates(_) | KernelSpec::FinishOperated { .. }, Where::Finish) => {
+                    broken(fault, &spec.source())
+                }
                 _ => unchanged(spec),
             };
             let compiled = compile_fold(shim, &named, change).unwrap_or_else(|log| panic!("{}: {log}", fault.name));
@@ -356,7 +420,7 @@ fn planted_faults_are_caught() {
         Err(reason) => return skip("planted faults", &reason),
     };
     let mut missed = Vec::new();
-    for fault in FAULTS.iter().chain(&FAULTS_OF_STATES) {
+    for fault in FAULTS.iter().chain(&FAULTS_OF_STATES).chain(&FAULTS_OF_OPERATIONS) {
         match caught(&shim, fault, crate::CASES) {
             Some(error) if error.contains(fault.says) => println!("{}: caught by {error}", fault.name),
             Some(error) => missed.push(format!("{}: caught, but not as it should be: {error}", fault.name)),
@@ -364,7 +428,7 @@ fn planted_faults_are_caught() {
         }
     }
     assert!(missed.is_empty(), "{}", missed.join("\n"));
-    println!("{} planted faults, all caught", FAULTS.len() + FAULTS_OF_STATES.len());
+    println!("{} planted faults, all caught", FAULTS.len() + FAULTS_OF_STATES.len() + FAULTS_OF_OPERATIONS.len());
 }
 
 /// Products that are fused into sums: what `--fmad=false` is there for.

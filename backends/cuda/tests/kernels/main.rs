@@ -12,7 +12,6 @@ mod sanitized;
 mod specs;
 
 use case::Case;
-use levelfold::Reducer;
 use levelfold_cuda::spec::{COMPILE_OPTIONS, KernelSpec};
 use levelfold_cuda_shim::{Flavour, Module, Schedule, Shim, libraries, skip};
 use random::Random;
@@ -32,20 +31,15 @@ fn compile(shim: &Shim, spec: &KernelSpec, source: &str) -> Result<Module, Strin
 /// What a fold runs: its kernel, and the second passes of what its topmost stage makes.
 struct Compiled {
     fold: Module,
-    finish: Vec<(Reducer, Module)>,
+    finish: Vec<(KernelSpec, Module)>,
 }
 
 /// Compiles a fold, from sources that `change` may change.
 fn compile_fold(shim: &Shim, named: &specs::Named, change: impl Fn(&KernelSpec) -> String) -> Result<Compiled, String> {
     let compile = |spec: &KernelSpec| compile(shim, spec, &change(spec)).map_err(|log| format!("{}: {log}", named.name));
     let fold = compile(&KernelSpec::Fold(named.spec.clone()))?;
-    let mut finish: Vec<(Reducer, Module)> = Vec::new();
-    for spec in specs::finishing(&named.spec) {
-        if let KernelSpec::FinishStates(reducer) = &spec {
-            finish.push((reducer.clone(), compile(&spec)?));
-        }
-    }
-    Ok(Compiled { fold, finish })
+    let finish = specs::finishing(&named.spec).into_iter().map(|spec| compile(&spec).map(|module| (spec, module)));
+    Ok(Compiled { fold, finish: finish.collect::<Result<Vec<_>, String>>()? })
 }
 
 /// A source as it is.

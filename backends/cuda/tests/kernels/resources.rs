@@ -28,7 +28,11 @@ fn kernels_compile_for_devices_and_spill_nothing() {
         KernelSpec::FinishStates(
             reducer @ (Reducer::Var { .. } | Reducer::L2 | Reducer::Count | Reducer::ArgMax | Reducer::LogSumExp | Reducer::SoftMax),
         ) => Some((format!("{reducer} of long segments"), spec)),
-        KernelSpec::FinishStates(_) | KernelSpec::Fold(_) | KernelSpec::Moves => None,
+        KernelSpec::FinishOperated { reducer, dtype, ops } if ops.len() > 1 => {
+            let ops: Vec<String> = ops.iter().map(ToString::to_string).collect();
+            Some((format!("{reducer} to {dtype}, {}, of long segments", ops.join(", ")), spec))
+        }
+        KernelSpec::FinishStates(_) | KernelSpec::FinishOperated { .. } | KernelSpec::Fold(_) | KernelSpec::Moves => None,
     });
     let (mut kernels, mut spilled) = (0, Vec::new());
     for (name, spec) in folds.chain(finishes).chain([("moves".to_owned(), KernelSpec::Moves)]) {
@@ -55,7 +59,7 @@ fn kernels_compile_for_devices_and_spill_nothing() {
             let name = if matches!(spec, KernelSpec::Moves) { kernel } else { name.clone() };
             let dynamic = match &spec {
                 KernelSpec::Fold(fold) => fold.shared_bytes(),
-                KernelSpec::FinishStates(_) | KernelSpec::Moves => 0,
+                KernelSpec::FinishStates(_) | KernelSpec::FinishOperated { .. } | KernelSpec::Moves => 0,
             };
             writeln!(table, "{name:<46} {dynamic:>6}  |{}", shown.join("  |")).expect("a string");
         }

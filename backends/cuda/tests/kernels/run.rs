@@ -8,8 +8,8 @@ use levelfold_cuda::args::{
     FillArgs, FinishArgs, FinishGroup, FoldArgs, MOST_REDUCTIONS, MOST_STAGES, ReductionArgs, StageArgs, move_blocks, vector_store,
 };
 use levelfold_cuda::spec::{
-    FINISH_COLUMNS, FINISH_RADIX, FINISH_THREADS, FOLD_THREADS, FoldSpec, Index, MOVE_THREADS, ddof, dtype_code, planes, reducer_code,
-    specialised,
+    FINISH_COLUMNS, FINISH_RADIX, FINISH_THREADS, FOLD_THREADS, FoldSpec, Index, KernelSpec, MOVE_THREADS, ReductionSpec, ddof, dtype_code,
+    planes, reducer_code,
 };
 use levelfold_cuda_shim::{Module, Schedule};
 
@@ -17,8 +17,8 @@ use levelfold_cuda_shim::{Module, Schedule};
 pub(crate) struct Kernels<'a> {
     pub(crate) fold: &'a Module,
     pub(crate) moves: &'a Module,
-    /// The second passes of reducers with a state.
-    pub(crate) finish: &'a [(Reducer, Module)],
+    /// The second passes that are not among the moves.
+    pub(crate) finish: &'a [(KernelSpec, Module)],
     /// The most partials that are folded at once: fewer than a block takes make several passes of small cases.
     pub(crate) radix: u64,
 }
@@ -102,7 +102,7 @@ pub(crate) fn run(spec: &FoldSpec, case: &mut Case, kernels: &Kernels<'_>, sched
             if let Some(target) = &made.target {
                 to.out = target.memory.address() + target.first as u64;
                 (to.out_row_stride, to.out_column_stride) = (target.row_stride as i64, target.column_stride as i64);
-                let size = u32::try_from(reduction.dtype.size()).expect("small");
+                let size = u32::try_from(reduction.made().size()).expect("small");
                 let whole = vector_store(to.out, to.out_row_stride, to.out_column_stride, size, spec.vector());
                 to.vector_store = u32::from(whole);
             }
@@ -133,11 +133,11 @@ pub(crate) fn run(spec: &FoldSpec, case: &mut Case, kernels: &Kernels<'_>, sched
             out_column_stride: target.column_stride as i64,
             features: u32::try_from(features).expect("few"),
             reducer: reducer_code(&reduction.reducer),
-            out_type: dtype_code(reduction.dtype),
+            out_type: dtype_code(reduction.made()),
             ddof: ddof(&reduction.reducer),
         };
         let tree = trees[first_of_top + index];
-        count.launches += finish(case, top, base, &reduction.reducer, tree, partials, weights, kernels, schedule)?;
+        count.launches += finish(case, top, base, reduction, tree, partials, weights, kernels, schedule)?;
         let empty: Vec<u64> = (0..case.tables[top].len()).filter(|&s| case.tables[top].range(s).is_empty()).map(|s| s as u64).collect();
         if !empty.is_empty() {
             let rows = Block::of(&empty);
@@ -147,7 +147,13 @@ pub(crate) fn run(spec: &FoldSpec, case: &mut Case, kernels: &Kernels<'_>, sched
                 out: base.out,
                 out_row_stride: base.out_row_stride,
                 out_column_stride: base.out_column_stride,
-                fill: made.fill,
+                fill: match reduction.ops.is_empty() {
+                    true => made.fill,
+                    false => {
+                        let rounded = oracle::number(reduction.dtype, oracle::nearest(reduction.dtype, made.fill));
+                        oracle::operated(&reduction.ops, reduction.dtype, rounded)
+                    }
+                },
                 features: base.features,
                 out_type: base.out_type,
             };
@@ -160,7 +166,7 @@ pub(crate) fn run(spec: &FoldSpec, case: &mut Case, kernels: &Kernels<'_>, sched
     let reductions = spec.stages.iter().flat_map(|stage| &stage.reductions);
     for (index, (made, reduction)) in case.made.iter().zip(reductions).enumerate() {
         let Some(target) = &made.target else { continue };
-        compare(target, reduction.dtype, &wanted[index]).map_err(|error| format!("reduction {index} ({}): {error}", reduction.reducer))?;
+        compare(target, reduction.made(), &wanted[index]).map_err(|error| format!("reduction {index} ({}): {error}", reduction.reducer))?;
         count.values += wanted[index].iter().map(|row| row.len() as u64).sum::<u64>();
     }
     Ok(count)
@@ -172,7 +178,7 @@ fn finish(
     case: &Case,
     top: usize,
     mut args: FinishArgs,
-    reducer: &Reducer,
+    reduction: &ReductionSpec,
     tree: u64,
     partials: &Block,
     weights: Option<&Block>,
@@ -207,10 +213,8 @@ fn finish(
         args.groups = list.address();
         (args.target, args.weight_target) = (target.address(), weight_target.address());
         let blocks = u32::try_from(groups.len() as u64 * features.div_ceil(FINISH_COLUMNS)).expect("few");
-        let kernel = match kernels.finish.iter().find(|(of, _)| *of == specialised(reducer)) {
-            Some((_, finish)) => finish.kernel("lf_finish_states")?,
-            None => kernels.moves.kernel("lf_finish")?,
-        };
+        let (of, entry) = reduction.finishing();
+        let kernel = kernels.finish.iter().find(|(finish, _)| *finish == of).map_or(kernels.moves, |(_, finish)| finish).kernel(entry)?;
         // SAFETY: every address is a block of the sizes that the interface asks for.
         unsafe { kernel.launch(blocks, FINISH_THREADS, 0, &args, schedule) }?;
         launches += 1;

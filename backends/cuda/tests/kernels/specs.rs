@@ -2,8 +2,8 @@
 
 use levelfold::DType::{self, BF16, F16, F32, F64, I64};
 use levelfold::Reducer::{self, ArgMax, ArgMin, Count, First, L1, L2, Last, LogSumExp, Max, Mean, Min, Prod, SoftMax, Std, Sum, Var};
-use levelfold::reducer::ReducerClass;
-use levelfold_cuda::spec::{Access, FoldSpec, Index, KernelSpec, ReductionSpec, Source, StageSpec, specialised};
+use levelfold::encoder::{Activation, ElementOp, Number};
+use levelfold_cuda::spec::{Access, FoldSpec, Index, KernelSpec, ReductionSpec, Source, StageSpec};
 
 /// A kernel, by name.
 pub(crate) struct Named {
@@ -20,15 +20,27 @@ const LANES_4: Access = Access::Lanes { bytes: 4 };
 const LANES_2: Access = Access::Lanes { bytes: 2 };
 
 fn made(reducer: Reducer, dtype: DType) -> ReductionSpec {
-    ReductionSpec { reducer, weighted: false, dtype }
+    ReductionSpec { reducer, weighted: false, dtype, ops: Vec::new() }
 }
 
 fn weighted(reducer: Reducer, dtype: DType) -> ReductionSpec {
-    ReductionSpec { reducer, weighted: true, dtype }
+    ReductionSpec { reducer, weighted: true, dtype, ops: Vec::new() }
 }
 
 fn stage(feed: u32, depth: u32, reductions: &[ReductionSpec]) -> StageSpec {
-    StageSpec { feed, depth, reductions: reductions.to_vec() }
+    StageSpec { feed, ops: Vec::new(), depth, reductions: reductions.to_vec() }
+}
+
+/// The same reduction with operations on its results.
+fn then(mut made: ReductionSpec, ops: &[ElementOp]) -> ReductionSpec {
+    made.ops = ops.to_vec();
+    made
+}
+
+/// The same stage with operations on what it folds.
+fn first(ops: &[ElementOp], mut stage: StageSpec) -> StageSpec {
+    stage.ops = ops.to_vec();
+    stage
 }
 
 fn one(name: &'static str, values: DType, source: Source, access: Access, reductions: &[ReductionSpec]) -> Named {
@@ -53,8 +65,8 @@ fn custom(text: &str) -> Reducer {
 pub(crate) fn finishing(spec: &FoldSpec) -> Vec<KernelSpec> {
     let mut found = Vec::new();
     for reduction in spec.stages.last().iter().flat_map(|top| &top.reductions) {
-        let finish = KernelSpec::FinishStates(specialised(&reduction.reducer));
-        if reduction.reducer.class() == ReducerClass::State && !found.contains(&finish) {
+        let (finish, _) = reduction.finishing();
+        if finish != KernelSpec::Moves && !found.contains(&finish) {
             found.push(finish);
         }
     }
@@ -74,7 +86,52 @@ pub(crate) fn all_finishing() -> Vec<KernelSpec> {
 
 /// All of them.
 pub(crate) fn all() -> Vec<Named> {
-    plain().into_iter().chain(states()).collect()
+    plain().into_iter().chain(states()).chain(operated()).collect()
+}
+
+/// Operations on single elements, before and after.
+fn operated() -> Vec<Named> {
+    use Activation::{Gelu, GeluTanh, Relu, Sigmoid, Silu, Tanh};
+    use ElementOp::{Activate, Cast, Scale};
+    use Source::{Gather, Packed, Rows};
+    let third = Scale(Number(1.0 / 3.0));
+    vec![
+        chain("f32 gelu, then sum", F32, Rows, LANES_16, &[first(&[Activate(Gelu)], stage(0, 3, &[made(Sum, F32)]))]),
+        chain(
+            "bf16 scale+relu, then mean+max, silu, cast to f32",
+            BF16,
+            Rows,
+            LANES_16,
+            &[first(
+                &[third, Activate(Relu)],
+                stage(0, 3, &[then(made(Mean, BF16), &[Activate(Silu), Cast(F32)]), then(made(Max, F16), &[Cast(F64), third])]),
+            )],
+        ),
+        chain(
+            "f16 sum, tanh; sigmoid, then weighted mean, scale, looked up",
+            F16,
+            Gather,
+            LANES_8,
+            &[
+                stage(0, 5, &[then(made(Sum, F32), &[Activate(Tanh)])]),
+                first(&[Cast(BF16), Activate(Sigmoid)], stage(0, 3, &[then(weighted(Mean, BF16), &[third, third])])),
+            ],
+        ),
+        chain(
+            "f64 gelu-tanh, then std, scale, tiles",
+            F64,
+            Rows,
+            Access::Tile,
+            &[first(&[Activate(GeluTanh)], stage(0, 3, &[then(made(Std { ddof: 0 }, F64), &[third, Cast(F16)])]))],
+        ),
+        chain(
+            "f32 cast to f16, then prod, relu, packed",
+            F32,
+            Packed,
+            LANES_4,
+            &[first(&[Cast(F16)], stage(0, 3, &[then(made(Prod, F16), &[Activate(Relu)])]))],
+        ),
+    ]
 }
 
 /// Reducers with a state, and custom ones.
