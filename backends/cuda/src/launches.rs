@@ -378,8 +378,8 @@ impl Maker<'_> {
 fn filled(reduction: &Reduction) -> f64 {
     let rounded = |dtype: DType, x: f64| match dtype {
         DType::F32 => f32::from_f64(x).as_f64(),
-        DType::F16 => half::f16::from_f64(x).to_f64(),
-        DType::BF16 => half::bf16::from_f64(x).to_f64(),
+        DType::F16 => Value::to_f64(<half::f16 as Value>::from_f64(x)),
+        DType::BF16 => Value::to_f64(<half::bf16 as Value>::from_f64(x)),
         _ => x,
     };
     let mut dtype = reduction.dtype;
