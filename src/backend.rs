@@ -24,6 +24,8 @@ pub struct Target {
     pub align: u64,
     /// How long a unit of a fused fold may be, and how much it may hold.
     pub fusion: FusionLimits,
+    /// How large tiles may be; `None` where encoders do not run [tile by tile](crate::plan::Tile).
+    pub tiles: Option<TileLimits>,
     /// Whether a fold may do an operation to the elements that it reads and makes.
     pub element_op: fn(ElementOp) -> bool,
     /// Whether it runs a step, and if not, why.
@@ -54,10 +56,37 @@ impl Default for FusionLimits {
     }
 }
 
+/// How large the windows are in which encoders of a level run, up to its fold.
+///
+/// A window is whole segments, as many as fit `bytes`, or `rows` rows where that is more; a segment that is longer is a window by itself. Where the longest
+/// has more rows than both that and one part in `share` of the level, the level is not tiled: its windows would not balance over threads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TileLimits {
+    /// Bytes that a worker's window should have: so that it stays in the second cache, beside the parameters of a step.
+    pub bytes: u64,
+    /// Rows that a window may have however wide they are: parameters are read again for each.
+    pub rows: u64,
+    /// Segments of up to one part in this many of all rows are fine.
+    pub share: u64,
+}
+
+impl Default for TileLimits {
+    fn default() -> Self {
+        TileLimits { bytes: 512 << 10, rows: 192, share: 64 }
+    }
+}
+
 impl Target {
     /// A target that takes every step, aligned to 64 bytes.
     pub fn new(name: &str) -> Self {
-        Target { name: name.into(), align: 64, fusion: FusionLimits::default(), element_op: |_| true, supports: |_| Ok(()) }
+        Target {
+            name: name.into(),
+            align: 64,
+            fusion: FusionLimits::default(),
+            tiles: Some(TileLimits::default()),
+            element_op: |_| true,
+            supports: |_| Ok(()),
+        }
     }
 }
 

@@ -14,7 +14,7 @@ mod term;
 use crate::error::{Error, ErrorCode, Result};
 use crate::graph::{FoldLoad, LevelGraph, Op, Value, ValueType};
 use crate::ids::TableId;
-use crate::plan::{CopyKind, Fold, Load, Place, Plan, StepKind, TableSource};
+use crate::plan::{CopyKind, Fold, Load, Plan, StepKind, TableSource};
 use crate::segments::Segments;
 use crate::widen;
 use memory::Memory;
@@ -238,12 +238,4 @@ fn run_fold(plan: &Plan, fold: &Fold, memory: &mut Memory<'_>, terms: &mut Terms
         memory.write(view, term);
     }
     Ok(())
-}
-
-/// Whether a place is one that steps write.
-fn is_written(place: Place) -> bool {
-    match place {
-        Place::Input | Place::Param => false,
-        Place::Output | Place::Arena { .. } => true,
-    }
 }

@@ -382,6 +382,12 @@ impl<V> Encoding<V> {
         self.kernel.operands().into_iter().chain(ops).collect()
     }
 
+    /// Of each operand, in order, whether it is taken row by row; the others are parameters, of which each row takes all.
+    pub fn takes_rows(&self) -> SmallVec<[bool; 8]> {
+        let kernel = (0..self.kernel.operands().len()).map(|operand| operand == 0);
+        kernel.chain(self.ops.iter().flat_map(|op| op.operands().into_iter().map(|_| matches!(op, RowOp::Add(_))))).collect()
+    }
+
     /// The tables that it looks at, each once, in the order in which they are met.
     pub fn tables(&self) -> SmallVec<[TableId; 2]> {
         let mut tables: SmallVec<[TableId; 2]> = SmallVec::new();

@@ -13,12 +13,14 @@ mod encode;
 mod infer;
 mod origin;
 mod print;
+mod tile;
 mod verify;
 
 pub use build::{GraphBuilder, Reduce};
 pub(crate) use encode::renumbered;
 pub(crate) use infer::infer;
 pub use origin::{OpName, Origin, Origins};
+pub use tile::GraphTile;
 
 use crate::dtype::DType;
 use crate::encoder::{ElementOps, Encoding, dtype_after};
@@ -306,6 +308,7 @@ pub struct LevelGraph {
     tables: Vec<GraphTable>,
     levels: Vec<Arc<str>>,
     outputs: Vec<Output>,
+    tiles: Vec<GraphTile>,
 }
 
 fn index_of(node: NodeId) -> NodeIndex {
@@ -536,6 +539,9 @@ impl LevelGraph {
 
     pub(crate) fn remap_tables(&mut self, tables: Vec<GraphTable>, to: &[TableId]) {
         self.tables = tables;
+        for tile in &mut self.tiles {
+            tile.table = to[tile.table.index()];
+        }
         for table in &mut self.tables {
             table.composed = table.composed.map(|(lower, upper)| (to[lower.index()], to[upper.index()]));
         }

@@ -1,9 +1,9 @@
 //! Graph → plan: in which order, through which views, at which bytes.
 //!
-//! 1. *schedule*: operands first, then the smallest node id.
+//! 1. *schedule*: operands first, then the smallest node id; the nodes of a tile one after the other.
 //! 2. *assign views*: slices, transposes, squeezes and renames are views; what is left writes a buffer: an output's own memory where an
 //!    output names the value, its columns where a concat was placed, the arena else.
-//! 3. *place the arena*: lifetimes first, then offsets, the largest buffer first.
+//! 3. *place the arena*: lifetimes first, then offsets, the largest buffer first; what lives in one tile alone is placed in its scratch.
 //! 4. *count the cost*: see [`Cost`].
 
 mod arena;
@@ -13,8 +13,8 @@ use crate::backend::Target;
 use crate::encoder::{ElementOps, Encoding, RowOp};
 use crate::error::{Error, ErrorCode, Result};
 use crate::graph::{ConcatHow, FoldLoad, LevelGraph, Op, Operand, Value, ValueType};
-use crate::ids::{NodeId, TableId, ViewId};
-use crate::plan::{Copy, CopyKind, Cost, Encode, Fold, Hash, Load, PLAN_VERSION, Plan, Reduction, Stage, Step, StepKind, Table};
+use crate::ids::{NodeId, StepId, TableId, ViewId};
+use crate::plan::{Copy, CopyKind, Cost, Encode, Fold, Hash, Load, PLAN_VERSION, Plan, Reduction, Stage, Step, StepKind, Table, Tile};
 use crate::plan::{TableForm, TableSource, Totals, cost};
 use smallvec::{SmallVec, smallvec};
 use views::Storage;
@@ -52,17 +52,19 @@ fn lower_in(graph: &LevelGraph, target: &Target, literal: Option<Totals>, detail
         tables: Vec::new(),
         buffers: Vec::new(),
         views: Vec::new(),
+        tiles: Vec::new(),
         steps: Vec::new(),
         totals: Totals::default(),
         literal: Totals::default(),
     };
-    let order = graph.topological();
+    let order = graph.schedule();
     let tables = describe_tables(graph, &order, &mut plan);
-    let mut lowering = Lowering { graph, tables, storage: Storage::new(graph, &order, detail), plan, detail };
+    let mut lowering = Lowering { graph, tables, storage: Storage::new(graph, &order, detail), plan, detail, nodes: Vec::new() };
     for &node in &order {
         lowering.node(node)?;
     }
     lowering.copy_further_outputs()?;
+    lowering.tiles()?;
     let mut plan = lowering.plan;
     for step in &plan.steps {
         (target.supports)(&step.kind).map_err(|reason| {
@@ -134,6 +136,8 @@ struct Lowering<'a> {
     storage: Storage,
     plan: Plan,
     detail: Detail,
+    /// The node of each step but those at the end.
+    nodes: Vec<NodeId>,
 }
 
 impl Lowering<'_> {
@@ -254,6 +258,7 @@ impl Lowering<'_> {
             Detail::CostOnly => Vec::new(),
         };
         self.plan.steps.push(Step { kind, origin, cost: Cost::default() });
+        self.nodes.push(node);
     }
 
     /// Outputs whose value already has a place of its own (an input, or another output) are copied there.
@@ -266,6 +271,18 @@ impl Lowering<'_> {
             let kind = StepKind::Copy(Copy { what: CopyKind::Rows, read: smallvec![read], write });
             self.plan.steps.push(Step { kind, origin, cost: Cost::default() });
         }
+        Ok(())
+    }
+
+    /// The steps of each tile, which stand one after the other.
+    fn tiles(&mut self) -> Result<()> {
+        for tile in self.graph.tiles() {
+            let steps = || self.nodes.iter().enumerate().filter(|(_, node)| tile.nodes.contains(node)).map(|(step, _)| StepId::new(step));
+            let (Some(first), Some(last)) = (steps().next(), steps().next_back()) else { continue };
+            let table = self.table(tile.table)?;
+            self.plan.tiles.push(Tile { first, last, table, rows: tile.rows, bytes: 0 });
+        }
+        self.plan.tiles.sort_by_key(|tile| tile.first);
         Ok(())
     }
 

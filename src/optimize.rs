@@ -19,6 +19,7 @@ mod place_concat;
 mod share_tables;
 #[cfg(test)]
 mod tests;
+mod tile_encoders;
 
 pub use collapse_levels::CollapseLevels;
 pub use decision::{Decision, Names, Refusal};
@@ -33,6 +34,7 @@ pub use histogram_gather::HistogramGather;
 pub use hoist_linear::HoistLinear;
 pub use place_concat::PlaceConcat;
 pub use share_tables::ShareTables;
+pub use tile_encoders::TileEncoders;
 
 use crate::backend::Target;
 use crate::error::{Error, ErrorCode, Result, suggestion};
@@ -143,6 +145,7 @@ impl Pipeline {
             passes.push(Box::new(FuseLevels));
             passes.push(Box::new(PlaceConcat));
             passes.push(Box::new(DropUnused));
+            passes.push(Box::new(TileEncoders));
         }
         Pipeline { passes }
     }

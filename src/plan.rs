@@ -13,9 +13,11 @@ pub(crate) mod fixtures;
 mod fold;
 mod json;
 mod text;
+mod tile;
 mod verify;
 
 pub use fold::{Fold, Load, Reduction, Stage};
+pub use tile::Tile;
 
 use crate::dtype::DType;
 use crate::encoder::Encoding;
@@ -45,6 +47,9 @@ pub struct Plan {
     pub buffers: Vec<Buffer>,
     /// How steps see the buffers.
     pub views: Vec<View>,
+    /// Which steps run together, a few segments at a time; in order.
+    #[serde(default)]
+    pub tiles: Vec<Tile>,
     /// What runs, in order.
     pub steps: Vec<Step>,
     /// What it costs.
@@ -190,9 +195,18 @@ pub enum Place {
     Arena {
         /// Bytes from the start of the arena.
         offset: u64,
-        /// The step that writes it first.
+        /// The step that writes it first; where that is one of a [`Tile`], the first of the tile.
         first: StepId,
-        /// The last step that reads or writes it.
+        /// The last step that reads or writes it; where that is one of a tile, the last of the tile.
+        last: StepId,
+    },
+    /// A window of its rows, one after the other, in the scratch that each worker has for a [`Tile`].
+    Tile {
+        /// Bytes from the start of the tile's scratch.
+        offset: u64,
+        /// The step of the tile that writes it first.
+        first: StepId,
+        /// The last step of the tile that reads or writes it.
         last: StepId,
     },
 }
@@ -453,7 +467,8 @@ impl Plan {
     /// The bytes of everything that the caller binds (inputs, params, outputs and tables) and of the arena: what a run needs, but for an
     /// executable's own [scratch](crate::backend::Executable::scratch_bytes). `None` where that does not fit 64 bits.
     pub fn memory_bytes(&self) -> Option<u64> {
-        let bound = self.buffers.iter().filter(|buffer| !matches!(buffer.place, Place::Arena { .. })).map(Buffer::bytes);
+        let bound =
+            self.buffers.iter().filter(|buffer| !matches!(buffer.place, Place::Arena { .. } | Place::Tile { .. })).map(Buffer::bytes);
         bound.chain(self.tables.iter().map(Table::bytes)).try_fold(self.totals.arena_bytes, u64::checked_add)
     }
 

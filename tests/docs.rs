@@ -7,7 +7,7 @@ use levelfold::graph::{GraphBuilder, LevelGraph, Reduce};
 use levelfold::numerics::error_bound;
 use levelfold::optimize::{
     CollapseLevels, Decision, DropUnused, EliminateIdentity, Exactness, FuseGather, FuseLevels, FuseRowwise, FuseSiblings,
-    FuseTransposeReduce, HistogramGather, HoistLinear, NoObserver, Pass, Pipeline, PlaceConcat, Planner, ShareTables,
+    FuseTransposeReduce, HistogramGather, HoistLinear, NoObserver, Pass, Pipeline, PlaceConcat, Planner, ShareTables, TileEncoders,
 };
 use levelfold::{DType, Hierarchy, Leaves, Level, Plan, Reducer, Segments};
 use std::path::{Path, PathBuf};
@@ -114,6 +114,19 @@ fn projected() -> LevelGraph {
     b.finish().unwrap()
 }
 
+fn attended() -> LevelGraph {
+    let mut b = GraphBuilder::new();
+    let x = b.input("char", DType::F32, 3, 4).unwrap();
+    let table = b.table("word", &lengths(&[2, 1])).unwrap();
+    let weight = b.param("w", DType::F32, 12, 4).unwrap();
+    let y = b.linear(x, weight, None).unwrap();
+    let y = b.attend(y, table, 2, false).unwrap();
+    let y = b.map(y, &RowOp::Add(x)).unwrap();
+    let y = b.fold(y, table, Reduce::new(Reducer::Mean)).unwrap();
+    b.output("word", y).unwrap();
+    b.finish().unwrap()
+}
+
 fn feed_forward() -> LevelGraph {
     let mut b = GraphBuilder::new();
     let x = b.input("char", DType::F32, 3, 4).unwrap();
@@ -142,6 +155,7 @@ fn passes_do_what_their_page_shows() {
     let counted = Hierarchy::new(Leaves::lookup("char", DType::U8, DType::F32, 4, 16))
         .level(Level::new("text", lengths(&[100])).reduce(Reducer::Mean));
     let gathered: Vec<Box<dyn Pass>> = vec![Box::new(FuseTransposeReduce), Box::new(FuseGather)];
+    let encoded = || -> Vec<Box<dyn Pass>> { vec![Box::new(FuseTransposeReduce), Box::new(FuseRowwise)] };
     let siblings = || -> Vec<Box<dyn Pass>> { vec![Box::new(FuseTransposeReduce), Box::new(FuseSiblings)] };
     let collapse = CollapseLevels { exactness: Exactness::BitExact };
     let examples = [
@@ -157,6 +171,7 @@ fn passes_do_what_their_page_shows() {
         shown(folds(), &FuseLevels, text(&[word, ("sentence", &[2], &[Reducer::Mean])])),
         shown(siblings(), &PlaceConcat, text(&[both])),
         shown(siblings(), &DropUnused, one_of_two()),
+        shown(encoded(), &TileEncoders, attended()),
     ];
     let page = page("passes.md");
     let blocks = blocks(&page, "text");

@@ -5,11 +5,11 @@ mod common;
 
 use common::encoders::random_encoders;
 use common::{Case, Rng, random_case};
-use levelfold::backend::{Backend, Target};
+use levelfold::backend::{Backend, Target, TileLimits};
 use levelfold::check;
 use levelfold::optimize::{
     CollapseLevels, Decision, DropUnused, EliminateIdentity, Exactness, FuseGather, FuseLevels, FuseRowwise, FuseSiblings,
-    FuseTransposeReduce, NoObserver, OptLevel, Pass, Pipeline, PlaceConcat, Planner, ShareTables,
+    FuseTransposeReduce, NoObserver, OptLevel, Pass, Pipeline, PlaceConcat, Planner, ShareTables, TileEncoders,
 };
 use levelfold_cpu::{CpuBackend, Isa, SMALL_BYTES};
 use levelfold_reference::ReferenceBackend;
@@ -26,6 +26,7 @@ fn passes() -> Vec<Box<dyn Pass>> {
         Box::new(FuseLevels),
         Box::new(PlaceConcat),
         Box::new(DropUnused),
+        Box::new(TileEncoders),
     ]
 }
 
@@ -60,9 +61,9 @@ fn every_subset_of_passes_keeps_every_bit() {
     for seed in 0..24 {
         let case = random_case(seed);
         let literal = run(&case, &reference, subset(0));
-        // Small graphs through all 1024 subsets, and more graphs through some of them.
+        // A small graph through all 2048 subsets, and more graphs through some of them.
         let mut rng = Rng::new(seed);
-        let masks: Vec<u32> = if seed < 2 {
+        let masks: Vec<u32> = if seed < 1 {
             (0..=all).collect()
         } else {
             [all].into_iter().chain((0..24).map(|_| rng.below(u64::from(all)) as u32)).collect()
@@ -86,25 +87,41 @@ fn every_subset_of_passes_keeps_every_bit() {
 fn every_subset_of_passes_keeps_every_bit_of_encoders() {
     let reference = ReferenceBackend::new().with_poison(0xa5);
     let cpu = CpuBackend::builder().threads(2).small_bytes(0).poison(0xa5).build().unwrap();
+    let one_thread = CpuBackend::builder().threads(1).poison(0xa5).build().unwrap();
     let all = (1u32 << passes().len()) - 1;
-    let (mut fused, mut compared) = (0, 0);
+    let (mut fused, mut compared, mut tiles, mut windows) = (0, 0, 0, 0);
     for seed in 1000..1060 {
         let case = random_encoders(seed);
+        // Windows of a few rows, so that small graphs have several.
+        let limits = TileLimits { bytes: 0, rows: 1 + seed % 9, share: 1 };
+        let small = |target: &Target| Target { tiles: Some(limits), ..target.clone() };
         let literal = run(&case, &reference, subset(0));
         let mut rng = Rng::new(seed);
         for mask in [all].into_iter().chain((0..4).map(|_| rng.below(u64::from(all)) as u32)) {
             let on_reference = run(&case, &reference, subset(mask));
             assert_equal(&on_reference, &literal, || format!("{case}: passes {mask:#b} on the reference"));
             compared += 1;
-            let planner = Planner::new(cpu.target().clone()).pipeline(subset(mask));
-            let planned = planner.plan(case.graph.clone()).unwrap_or_else(|error| panic!("{case}: {error}"));
-            assert_equal(&case.run(&cpu, planned.plan), &literal, || format!("{case}: passes {mask:#b} on the cpu"));
-            compared += 1;
+            for (backend, target) in [
+                (&reference as &dyn Backend, small(reference.target())),
+                (&cpu, small(cpu.target())),
+                (&cpu, cpu.target().clone()),
+                (&one_thread, small(cpu.target())),
+            ] {
+                let planner = Planner::new(target).pipeline(subset(mask));
+                let plan = planner.plan(case.graph.clone()).unwrap_or_else(|error| panic!("{case}: {error}")).plan;
+                check::replay(&plan, &case.graph).unwrap_or_else(|error| panic!("{case}: {error}\n{plan}"));
+                tiles += plan.tiles.len();
+                windows += plan.tiles.iter().filter(|tile| plan.table(tile.table).rows > tile.rows).count();
+                let context = format!("{case}: passes {mask:#b} on {}, {limits:?}\n{plan}", plan.target);
+                assert_equal(&case.run(backend, plan), &literal, || context.clone());
+                compared += 1;
+            }
         }
         let planned = Planner::new(reference.target().clone()).plan(case.graph.clone()).unwrap();
         fused += planned.decisions.iter().filter(|decision| decision.pass() == "fuse-rowwise" && !decision.is_refusal()).count();
     }
     assert!(fused > 60, "{fused} fusions only");
+    assert!(tiles > 400 && windows > 200, "{tiles} tiles only, {windows} of several windows");
     println!("{compared} runs compared with the literal program");
 }
 

@@ -41,11 +41,20 @@ fn hierarchy(name: &str, bytes: u64) -> Hierarchy {
             Hierarchy::new(values(64).encode(transformer))
                 .level(Level::new("y", Segments::from_lengths(&lengths).unwrap()).reduce(Reducer::Mean))
         }
+        // Two levels of encoders: neither is written in whole, nor anything that is made on the way.
+        "encoders" => {
+            let words = vec![8u64; (bytes / 256 / 8) as usize];
+            let sentences = vec![16u64; words.len() / 16];
+            let transformer = |level| Encoder::transformer(level, Transformer::new(4));
+            Hierarchy::new(values(64).encode(transformer("x")))
+                .level(Level::new("word", Segments::from_lengths(&words).unwrap()).reduce(Reducer::Mean).encode(transformer("word")))
+                .level(Level::new("sentence", Segments::from_lengths(&sentences).unwrap()).reduce(Reducer::Mean))
+        }
         _ => unreachable!("a name from the list"),
     }
 }
 
-const CASES: [(&str, OptLevel, u64); 14] = [
+const CASES: [(&str, OptLevel, u64); 15] = [
     ("flat", OptLevel::O1, 8 << 20),
     ("flat", OptLevel::O1, 96 << 20),
     ("flat", OptLevel::O0, 96 << 20),
@@ -60,6 +69,7 @@ const CASES: [(&str, OptLevel, u64); 14] = [
     ("lookup", OptLevel::O0, 48 << 20),
     ("encoder", OptLevel::O1, 2 << 20),
     ("encoder", OptLevel::O0, 2 << 20),
+    ("encoders", OptLevel::O1, 8 << 20),
 ];
 
 /// The most memory that this process has had.
@@ -75,6 +85,10 @@ fn run((name, opt, bytes): (&str, OptLevel, u64)) {
     let engine = Engine::with_options(Box::new(backend), EngineOptions { opt, ..EngineOptions::default() });
     let prepared = engine.prepare(&hierarchy(name, bytes)).unwrap();
     let plan = prepared.plan();
+    if name == "encoders" {
+        // What words fold to, an eighth of the leaves, and what sentences do.
+        assert!(plan.totals.peak_bytes <= bytes / 8 + bytes / 64, "{plan}");
+    }
     let memory = |buffer: &levelfold::plan::Buffer| vec![0x3c3c_3c3c_3c3c_3c3cu64; buffer.bytes().div_ceil(8) as usize];
     let inputs: Vec<_> =
         plan.buffers.iter().filter(|buffer| matches!(buffer.place, Place::Input | Place::Param)).map(|it| (it, memory(it))).collect();

@@ -1,7 +1,7 @@
 //! Whole plans, as snapshots: a dozen hierarchies, literal and by default, for the CPU, for CUDA, and for a made-up target that aligns more and fuses
 //! less. `cargo insta review` shows what a change moved; the commit says why.
 
-use levelfold::backend::{FusionLimits, Target};
+use levelfold::backend::{FusionLimits, Target, TileLimits};
 use levelfold::check;
 use levelfold::graph::{GraphBuilder, LevelGraph, Reduce};
 use levelfold::optimize::Planner;
@@ -114,7 +114,9 @@ fn graphs() -> Vec<(&'static str, LevelGraph)> {
 }
 
 fn made_up() -> Target {
-    Target { align: 256, fusion: FusionLimits { unit_rows: 20, unit_share: 1000, ..FusionLimits::default() }, ..Target::new("made-up") }
+    let fusion = FusionLimits { unit_rows: 20, unit_share: 1000, ..FusionLimits::default() };
+    let tiles = Some(TileLimits { bytes: 12 << 10, rows: 2, share: 1000 });
+    Target { align: 256, fusion, tiles, ..Target::new("made-up") }
 }
 
 #[test]

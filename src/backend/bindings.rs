@@ -383,7 +383,7 @@ fn check_shapes(plan: &Plan, bindings: &Bindings<'_>) -> Result<()> {
                 && match buffer.place {
                     Place::Input | Place::Param => reads,
                     Place::Output => !reads,
-                    Place::Arena { .. } => false,
+                    Place::Arena { .. } | Place::Tile { .. } => false,
                 }
         });
         let Some(buffer) = buffer else { continue };
@@ -439,7 +439,7 @@ fn bound_column<'a>(plan: &Plan, bindings: &Bindings<'a>, id: ViewId) -> Option<
     let (view, buffer) = (plan.view(id), plan.buffer_of(id));
     let bound = match buffer.place {
         Place::Input | Place::Param => bindings.find_input(&buffer.name)?,
-        Place::Output | Place::Arena { .. } => return None,
+        Place::Output | Place::Arena { .. } | Place::Tile { .. } => return None,
     };
     let column = usize::try_from(view.first_column).ok().filter(|&column| column < bound.shape()[1])?;
     Some(bound.columns(column..column + 1))

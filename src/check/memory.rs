@@ -1,6 +1,5 @@
 //! Memory that holds terms instead of numbers.
 
-use super::is_written;
 use super::term::{TermId, Terms};
 use crate::error::{Error, ErrorCode, Result};
 use crate::ids::{BufferId, TableId, ViewId};
@@ -31,7 +30,7 @@ impl<'a> Memory<'a> {
             .iter()
             .map(|buffer| match buffer.place {
                 Place::Input | Place::Param => Content::Columns(vec![(0..buffer.features, terms.input(&buffer.name, buffer.features))]),
-                Place::Output | Place::Arena { .. } => Content::Columns(Vec::new()),
+                Place::Output | Place::Arena { .. } | Place::Tile { .. } => Content::Columns(Vec::new()),
             })
             .collect();
         Memory { plan, content }
@@ -100,7 +99,7 @@ impl<'a> Memory<'a> {
         }
     }
 
-    /// Writes through a view; other arena buffers that share bytes are spoiled.
+    /// Writes through a view; other buffers of the arena, or of the scratch of tiles, that share bytes are spoiled.
     pub(super) fn write(&mut self, view: ViewId, term: TermId) {
         let seen = *self.plan.view(view);
         let index = seen.buffer.index();
@@ -120,17 +119,22 @@ impl<'a> Memory<'a> {
                 Content::Columns(written)
             }
         };
-        let Place::Arena { offset, .. } = self.plan.buffers[index].place else { return };
-        let bytes = offset..offset + self.plan.buffers[index].bytes();
-        for (other, buffer) in self.plan.buffers.iter().enumerate() {
-            if let Place::Arena { offset, .. } = buffer.place
-                && other != index
-                && offset < bytes.end
-                && bytes.start < offset + buffer.bytes()
-                && is_written(buffer.place)
-            {
+        let Some((arena, bytes)) = self.bytes(seen.buffer) else { return };
+        for other in (0..self.plan.buffers.len()).filter(|other| *other != index) {
+            let id = BufferId::new(other);
+            if self.bytes(id).is_some_and(|(of, other)| of == arena && other.start < bytes.end && bytes.start < other.end) {
                 self.content[other] = Content::Spoiled { by: seen.buffer };
             }
+        }
+    }
+
+    /// The bytes of the arena, or else of the scratch of tiles, that a buffer takes.
+    fn bytes(&self, buffer: BufferId) -> Option<(bool, Range<u64>)> {
+        let held = self.plan.held_bytes(buffer);
+        match self.plan.buffer(buffer).place {
+            Place::Input | Place::Param | Place::Output => None,
+            Place::Arena { offset, .. } => Some((true, offset..offset + held)),
+            Place::Tile { offset, .. } => Some((false, offset..offset + held)),
         }
     }
 

@@ -50,6 +50,10 @@ impl fmt::Display for LevelGraph {
         for node in self.topological() {
             writeln!(f, "{}", Line { graph: self, node })?;
         }
+        for tile in self.tiles() {
+            let nodes: Vec<String> = tile.nodes.iter().map(ToString::to_string).collect();
+            writeln!(f, "tile {} by {} up to {} rows", nodes.join(" "), tile.table, tile.rows)?;
+        }
         for output in self.outputs() {
             writeln!(f, "output {} = {}", output.name, value(self, output.value))?;
         }

@@ -9,6 +9,7 @@
 //! 7. A concat that is placed has operands that folds or encoders write, each used there once, nowhere an output or placed twice, and none
 //!    made from another.
 //! 8. A composed table has the content that its two parts give.
+//! 9. The nodes of a tile exist, and are in one tile each; with the nodes of each tile together, there is still no cycle.
 
 use super::{ConcatHow, Edge, LevelGraph, Op, ValueType, id_of, infer};
 use crate::error::{Error, ErrorCode, Result};
@@ -108,6 +109,12 @@ impl LevelGraph {
                 }
                 report(None, 8, format!("table `{}` is not {upper} over {lower}", table.name));
             }
+        }
+        let mut tiled: Vec<NodeId> = self.tiles.iter().flat_map(|tile| tile.nodes.iter().copied()).collect();
+        tiled.sort_unstable();
+        let whole = tiled.iter().all(|node| self.contains(*node)) && tiled.windows(2).all(|pair| pair[0] != pair[1]);
+        if !whole || self.schedule().len() != order.len() {
+            report(None, 9, "a tile has a node that is gone, or another tile's, or waits for itself".to_owned());
         }
         if found.is_empty() {
             return Ok(());

@@ -1,8 +1,8 @@
-//! Lifetimes, and a place in the arena for each buffer that lives there.
+//! Lifetimes, and a place for each buffer that no caller binds: in the scratch of a tile where it is of use in one tile alone, else in the arena.
 
 use crate::error::{Error, ErrorCode, Result};
 use crate::ids::{BufferId, StepId};
-use crate::plan::{Place, Plan};
+use crate::plan::{Place, Plan, StepKind, ViewLayout};
 use smallvec::{SmallVec, smallvec};
 
 #[derive(Clone, Copy)]
@@ -14,26 +14,40 @@ struct Block {
     offset: u64,
 }
 
-/// Gives every arena buffer its lifetime and its offset.
+/// Gives every arena buffer its lifetime and its offset, in the arena or in a tile.
 ///
 /// Greedy: the largest first (ties by id), each at the lowest aligned offset where it meets no buffer that lives at the same time. Two
 /// buffers meet in time where one step uses both, so a step never writes over what it reads.
 pub(super) fn place(plan: &mut Plan) -> Result<()> {
-    let mut blocks = lifetimes(plan);
-    blocks.sort_by_key(|block| (std::cmp::Reverse(block.bytes), block.buffer));
-    for index in 0..blocks.len() {
-        let (placed, rest) = blocks.split_at_mut(index);
-        let block = &mut rest[0];
-        block.offset = lowest_offset(placed, block, plan.align)
-            .ok_or_else(|| Error::new(ErrorCode::Overflow, "the arena does not fit 64 bits").at_level(&*plan.buffers[block.buffer].name))?;
+    let spans = spans(plan);
+    move_to_tiles(plan, &spans);
+    let (mut arena, mut tiles): (SmallVec<[Block; 16]>, SmallVec<[Block; 16]>) = (SmallVec::new(), SmallVec::new());
+    for (buffer, span) in spans.iter().enumerate() {
+        let (first, last) = span.unwrap_or((StepId(0), StepId(0)));
+        let block = Block { buffer, bytes: plan.held_bytes(BufferId::new(buffer)), first, last, offset: 0 };
+        match plan.buffers[buffer].place {
+            Place::Input | Place::Param | Place::Output => {}
+            // Every window of a tile uses what any of its steps uses.
+            Place::Arena { .. } => arena.push(Block { first: plan.together(first).0, last: plan.together(last).1, ..block }),
+            Place::Tile { .. } => tiles.push(block),
+        }
     }
-    for block in blocks {
-        plan.buffers[block.buffer].place = Place::Arena { offset: block.offset, first: block.first, last: block.last };
+    place_blocks(plan, &mut arena)?;
+    place_blocks(plan, &mut tiles)?;
+    for Block { buffer, first, last, offset, .. } in arena {
+        plan.buffers[buffer].place = Place::Arena { offset, first, last };
+    }
+    for Block { buffer, bytes, first, last, offset } in tiles {
+        plan.buffers[buffer].place = Place::Tile { offset, first, last };
+        if let Some(tile) = plan.tiles.iter_mut().find(|tile| tile.has(first)) {
+            tile.bytes = tile.bytes.max(offset + bytes);
+        }
     }
     Ok(())
 }
 
-fn lifetimes(plan: &Plan) -> SmallVec<[Block; 16]> {
+/// The first and the last step that use each buffer.
+fn spans(plan: &Plan) -> SmallVec<[Option<(StepId, StepId)>; 16]> {
     let mut spans: SmallVec<[Option<(StepId, StepId)>; 16]> = smallvec![None; plan.buffers.len()];
     for (index, step) in plan.steps.iter().enumerate() {
         let step_id = StepId::new(index);
@@ -42,14 +56,40 @@ fn lifetimes(plan: &Plan) -> SmallVec<[Block; 16]> {
             *span = Some((span.map_or(step_id, |(first, _)| first), step_id));
         }
     }
-    let in_arena = |index: &usize| matches!(plan.buffer(BufferId::new(*index)).place, Place::Arena { .. });
-    (0..plan.buffers.len())
-        .filter(in_arena)
-        .map(|buffer| {
-            let (first, last) = spans[buffer].unwrap_or((StepId(0), StepId(0)));
-            Block { buffer, bytes: plan.buffers[buffer].bytes(), first, last, offset: 0 }
-        })
-        .collect()
+    spans
+}
+
+/// Rows that one tile makes, and nobody else takes, never leave it.
+fn move_to_tiles(plan: &mut Plan, spans: &[Option<(StepId, StepId)>]) {
+    for tile in plan.tiles.clone() {
+        for step in tile.first.index()..=tile.last.index() {
+            if matches!(plan.steps[step].kind, StepKind::Fold(_)) {
+                continue;
+            }
+            for view in plan.steps[step].writes() {
+                let view = *plan.view(view);
+                let buffer = &mut plan.buffers[view.buffer.index()];
+                if let (Place::Arena { .. }, Some((first, last)), ViewLayout::Rows) =
+                    (buffer.place, spans[view.buffer.index()], view.layout)
+                    && tile.has(first)
+                    && tile.has(last)
+                {
+                    buffer.place = Place::Tile { offset: 0, first, last };
+                }
+            }
+        }
+    }
+}
+
+fn place_blocks(plan: &Plan, blocks: &mut [Block]) -> Result<()> {
+    blocks.sort_by_key(|block| (std::cmp::Reverse(block.bytes), block.buffer));
+    for index in 0..blocks.len() {
+        let (placed, rest) = blocks.split_at_mut(index);
+        let block = &mut rest[0];
+        block.offset = lowest_offset(placed, block, plan.align)
+            .ok_or_else(|| Error::new(ErrorCode::Overflow, "the arena does not fit 64 bits").at_level(&*plan.buffers[block.buffer].name))?;
+    }
+    Ok(())
 }
 
 fn lowest_offset(placed: &[Block], block: &Block, align: u64) -> Option<u64> {

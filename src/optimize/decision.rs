@@ -134,6 +134,15 @@ pub enum Refusal {
     NotSupported(String),
     /// A part of a concat cannot be written in place.
     CannotBePlaced(&'static str),
+    /// The rows are encoded: they are folded as they are made, window by window, and the level above reads what is written.
+    FoldsTiles,
+    /// A segment has more rows than a window may have.
+    SegmentTooLong {
+        /// Rows of the longest segment.
+        rows: u64,
+        /// The most that the target allows here.
+        limit: u64,
+    },
 }
 
 impl fmt::Display for Refusal {
@@ -178,6 +187,10 @@ impl fmt::Display for Refusal {
             }
             Refusal::NotSupported(reason) => f.write_str(reason),
             Refusal::CannotBePlaced(reason) => f.write_str(reason),
+            Refusal::FoldsTiles => f.write_str("the lower one folds encoded rows window by window"),
+            Refusal::SegmentTooLong { rows, limit } => {
+                write!(f, "its longest segment has {rows} rows, more than the {limit} of a window")
+            }
         }
     }
 }
@@ -388,6 +401,26 @@ pub enum Decision {
         /// Why.
         reason: Refusal,
     },
+    /// tile-encoders: the rows of a level are encoded, and folded, window by window.
+    Tiled {
+        /// The level.
+        level: Arc<str>,
+        /// How many folds take the rows of a window.
+        folds: u32,
+        /// The most rows of a window.
+        rows: u64,
+        /// Bytes that are no longer written.
+        written_bytes: u64,
+        /// Bytes that are no longer read.
+        read_bytes: u64,
+    },
+    /// tile-encoders: the rows of a level are written in whole.
+    RefusedTile {
+        /// The level.
+        level: Arc<str>,
+        /// Why.
+        reason: Refusal,
+    },
     /// drop-unused: a fold makes only what somebody takes.
     TrimmedFold {
         /// The fold.
@@ -415,6 +448,7 @@ impl Decision {
             | Decision::RefusedCount { .. }
             | Decision::RefusedRowwise { .. }
             | Decision::RefusedElements { .. }
+            | Decision::RefusedTile { .. }
             | Decision::RefusedConcat { .. } => true,
             Decision::SharedTable { .. }
             | Decision::RemovedIdentity { .. }
@@ -429,6 +463,7 @@ impl Decision {
             | Decision::FusedPrologue { .. }
             | Decision::FusedEpilogue { .. }
             | Decision::PlacedConcat { .. }
+            | Decision::Tiled { .. }
             | Decision::TrimmedFold { .. }
             | Decision::DroppedUnused { .. } => false,
         }
@@ -452,6 +487,7 @@ impl Decision {
             | Decision::FusedEpilogue { .. }
             | Decision::RefusedElements { .. } => "fuse-rowwise",
             Decision::PlacedConcat { .. } | Decision::RefusedConcat { .. } => "place-concat",
+            Decision::Tiled { .. } | Decision::RefusedTile { .. } => "tile-encoders",
             Decision::TrimmedFold { .. } | Decision::DroppedUnused { .. } => "drop-unused",
         }
     }
@@ -503,6 +539,14 @@ impl fmt::Display for Decision {
             Decision::RefusedElements { ops, fold, reason } => write!(f, "{ops} stays a step beside {fold}: {reason}"),
             Decision::PlacedConcat { concat, copied_bytes } => write!(f, "{concat} is written in place: {copied_bytes} B not copied"),
             Decision::RefusedConcat { concat, reason } => write!(f, "{concat} is copied together: {reason}"),
+            Decision::Tiled { level, folds, rows, written_bytes, read_bytes } => {
+                let folded = if *folds > 0 { " and folded" } else { "" };
+                write!(
+                    f,
+                    "{level} is encoded{folded} in windows of up to {rows} rows: {written_bytes} B not written, {read_bytes} B not read"
+                )
+            }
+            Decision::RefusedTile { level, reason } => write!(f, "{level} is written in whole: {reason}"),
             Decision::TrimmedFold { ops, reductions } => write!(f, "{ops}: nobody takes {reductions} of its results"),
             Decision::DroppedUnused { ops } => write!(f, "{ops} reaches no output"),
         }

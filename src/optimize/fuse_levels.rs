@@ -9,6 +9,8 @@
 //! nothing, and long segments are cut well by it. A target may take so many stages and reductions in one step and no more,
 //! and so many that go over a block's rows twice.
 //!
+//! A fold of encoded rows takes in no level above it, where the target runs encoders in [tiles](crate::plan::Tile): it is done window by window.
+//!
 //! A quantile is never fused: it selects among all rows of a segment at once.
 //!
 //! Where several folds read one level by different tables, the first takes it; the others read what it writes.
@@ -92,6 +94,10 @@ fn can_fuse(graph: &LevelGraph, lower: NodeId, upper: NodeId, target: &Target) -
     };
     if *load == FoldLoad::Histogram {
         return Err(Refusal::FoldsCounts);
+    }
+    // What is made window by window is folded there, one level of it.
+    if target.tiles.is_some() && super::tile_encoders::tiled_rows(graph, lower).is_some() {
+        return Err(Refusal::FoldsTiles);
     }
     let selects = |stage: &Stage| stage.reductions.iter().any(|reduction| reduction.reducer.class() == ReducerClass::Select);
     if below.iter().chain(above).any(selects) {

@@ -4,6 +4,7 @@
 mod elements;
 mod histogram;
 mod limits;
+mod tiles;
 
 use super::*;
 use crate::backend::FusionLimits;
@@ -568,7 +569,7 @@ fn the_default_plan_of_text_is_one_step_without_a_copy() {
 
 #[test]
 fn passes_have_the_names_of_their_files_and_can_be_left_out() {
-    insta::assert_snapshot!(Pipeline::new(OptLevel::O2).names().join(" "), @"share-tables eliminate-identity fuse-transpose-reduce fuse-siblings collapse-levels hoist-linear fuse-rowwise fuse-gather histogram-gather fuse-levels place-concat drop-unused");
+    insta::assert_snapshot!(Pipeline::new(OptLevel::O2).names().join(" "), @"share-tables eliminate-identity fuse-transpose-reduce fuse-siblings collapse-levels hoist-linear fuse-rowwise fuse-gather histogram-gather fuse-levels place-concat drop-unused tile-encoders");
     let without = Pipeline::new(OptLevel::O1).without("fuse-levels").unwrap();
     assert!(!without.names().contains(&"fuse-levels"));
     insta::assert_snapshot!(Pipeline::new(OptLevel::O1).without("fuse-level").err().unwrap(), @"there is no pass `fuse-level`; did you mean `fuse-levels`? [unknown-name]");

@@ -14,6 +14,7 @@
 //! | copy.concat | rows · F · size of each view | the sum of them | = written | 0 |
 //! | encode | each operand once, in whole; its tables, each once | rows · F · size | 0 | below |
 //!
+//! - What a step reads or writes of a [tile](super::Tile) stays in cache, and counts nothing; a copy to it copies nothing.
 //! - Weights are n · size a weighted reduction. A table is 8 bytes an offset or 16 a range ([`Table::bytes`]), once a stage. What a stage
 //!   hands to the next one is not read from memory and costs nothing.
 //! - A reduction takes so many operations on each of its n · F elements, one more with weights (two for `var` and `std`), and so many on each of
@@ -85,7 +86,7 @@ fn arena(plan: &Plan) -> (u64, u64) {
     let mut events: SmallVec<[(u64, u8, u64); 64]> = SmallVec::new();
     for buffer in &plan.buffers {
         match buffer.place {
-            Place::Input | Place::Param | Place::Output => {}
+            Place::Input | Place::Param | Place::Output | Place::Tile { .. } => {}
             Place::Arena { offset, first, last } => {
                 end = end.max(offset.saturating_add(buffer.bytes()));
                 events.push((u64::from(first.0), 1, buffer.bytes()));
@@ -193,9 +194,15 @@ fn copy_cost(plan: &Plan, copy: &Copy) -> Cost {
     Cost { read: rows.saturating_mul(row).saturating_add(table), written, copied: written, flops: 0 }
 }
 
-/// The bytes of one row of a view.
+/// The bytes of memory of one row of a view: none, where it stays in a tile.
 fn per_row(plan: &Plan, view: ViewId) -> u64 {
-    plan.view(view).features.saturating_mul(plan.buffer_of(view).dtype.size_u64())
+    let buffer = plan.buffer_of(view);
+    match buffer.place {
+        Place::Tile { .. } => 0,
+        Place::Input | Place::Param | Place::Output | Place::Arena { .. } => {
+            plan.view(view).features.saturating_mul(buffer.dtype.size_u64())
+        }
+    }
 }
 
 #[cfg(test)]

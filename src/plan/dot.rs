@@ -11,11 +11,12 @@ impl Plan {
     pub fn to_dot(&self) -> String {
         let mut out = String::from("digraph plan {\n");
         for (index, buffer) in self.buffers.iter().enumerate() {
-            push_node(&mut out, &BufferId::new(index).to_string(), &buffer_label(buffer), shape_of(buffer));
+            let id = BufferId::new(index);
+            push_node(&mut out, &id.to_string(), &buffer_label(self, id, buffer), shape_of(buffer));
         }
         for (index, step) in self.steps.iter().enumerate() {
-            let id = StepId::new(index).to_string();
-            push_node(&mut out, &id, &step_label(self, &id, step), "shape=\"ellipse\"");
+            let id = StepId::new(index);
+            push_node(&mut out, &id.to_string(), &step_label(self, id, step), "shape=\"ellipse\"");
         }
         for (index, step) in self.steps.iter().enumerate() {
             push_edges(&mut out, self, &StepId::new(index).to_string(), step);
@@ -83,24 +84,26 @@ fn shape_of(buffer: &Buffer) -> &'static str {
         Place::Input | Place::Param => "shape=\"box\", style=\"filled\", fillcolor=\"lightblue\"",
         Place::Output => "shape=\"box\", style=\"filled\", fillcolor=\"lightgreen\"",
         Place::Arena { .. } => "shape=\"box\"",
+        Place::Tile { .. } => "shape=\"box\", style=\"dashed\"",
     }
 }
 
-fn buffer_label(buffer: &Buffer) -> Vec<String> {
+fn buffer_label(plan: &Plan, id: BufferId, buffer: &Buffer) -> Vec<String> {
     let place = match buffer.place {
         Place::Input => "input".to_owned(),
         Place::Param => "param".to_owned(),
         Place::Output => "output".to_owned(),
         Place::Arena { offset, .. } => format!("arena@{offset}"),
+        Place::Tile { offset, .. } => format!("tile@{offset}"),
     };
     vec![
         text::name(&buffer.name),
         format!("{}[{}x{}]", buffer.dtype, buffer.rows, buffer.features),
-        format!("{} B, {place}", buffer.bytes()),
+        format!("{} B, {place}", plan.held_bytes(id)),
     ]
 }
 
-fn step_label(plan: &Plan, id: &str, step: &Step) -> Vec<String> {
+fn step_label(plan: &Plan, id: StepId, step: &Step) -> Vec<String> {
     let mut lines = vec![match &step.kind {
         StepKind::Copy(copy) => format!("{id} copy.{}", copy.what.name()),
         StepKind::Fold(_) => format!("{id} fold"),
@@ -121,6 +124,9 @@ fn step_label(plan: &Plan, id: &str, step: &Step) -> Vec<String> {
             let before = stage.ops.iter().map(|op| format!("{}, ", op.name())).collect::<String>();
             lines.push(format!("{before}{} by {} {level}", reducers.join(", "), stage.table));
         }
+    }
+    if let Some(tile) = plan.tile_of(id) {
+        lines.push(format!("tile {}..{} by {}", tile.first, tile.last, tile.table));
     }
     lines.push(format!("read {} B, written {} B", step.cost.read, step.cost.written));
     lines

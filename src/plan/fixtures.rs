@@ -26,6 +26,7 @@ impl Maker {
                 tables: Vec::new(),
                 buffers: Vec::new(),
                 views: Vec::new(),
+                tiles: Vec::new(),
                 steps: Vec::new(),
                 totals: Totals::default(),
                 literal: Totals::default(),

@@ -16,7 +16,7 @@ impl Plan {
     /// The plan as JSON, with a line feed at its end.
     pub fn to_json(&self) -> String {
         // By name, so that a new field of a plan is not forgotten here.
-        let Plan { version, target, align, tables, buffers, views, steps, totals, literal } = self;
+        let Plan { version, target, align, tables, buffers, views, tiles, steps, totals, literal } = self;
         let mut out = String::from("{\n");
         for (field, value) in [("version", one_line(version)), ("target", one_line(target)), ("align", one_line(align))] {
             out.push_str(&format!("  \"{field}\": {value},\n"));
@@ -24,6 +24,9 @@ impl Plan {
         push_list(&mut out, "tables", tables.iter().map(one_line));
         push_list(&mut out, "buffers", buffers.iter().map(one_line));
         push_list(&mut out, "views", views.iter().map(one_line));
+        if !tiles.is_empty() {
+            push_list(&mut out, "tiles", tiles.iter().map(one_line));
+        }
         push_list(&mut out, "steps", steps.iter().map(step));
         out.push_str(&format!("  \"totals\": {},\n  \"literal\": {}\n}}\n", one_line(totals), one_line(literal)));
         out

@@ -31,6 +31,7 @@
 //! | `as f64` | results are rounded to another type than the rows have |
 //! | `empty=nan` | what empty segments give: shown where there are any, or where it is not the reducer's own answer |
 //! | `live s0..s2` | from the start of step 0 to the end of step 2 |
+//! | `tile s0..s4` | these steps run together, window by window of whole segments; a buffer `tile@0` is there a window at a time, in scratch |
 //!
 //! The last number of a table is its hash; one that is not bound shows what it is made of: `t1 over t0`. Ratios are rounded down. `floor` is
 //! [`Plan::floor`]: what any program must move.
@@ -40,7 +41,7 @@
 mod encode;
 mod fold;
 
-use super::{Copy, CopyKind, Cost, Load, Place, Plan, Step, StepKind, Table, TableForm, TableSource, Totals, ViewLayout, verify};
+use super::{Copy, CopyKind, Cost, Load, Place, Plan, Step, StepKind, Table, TableForm, TableSource, Tile, Totals, ViewLayout, verify};
 use crate::dtype::DType;
 use crate::ids::{BufferId, StepId, TableId, ViewId};
 use std::fmt::{self, Write};
@@ -51,7 +52,7 @@ const LINE: usize = 120;
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "plan v{} target={} align={}", self.version, name(&self.target), self.align)?;
-        for (lead, rows) in [("table", table_rows(self)), ("buffer", buffer_rows(self))] {
+        for (lead, rows) in [("table", table_rows(self)), ("buffer", buffer_rows(self)), ("tile", tile_rows(self))] {
             if !rows.is_empty() {
                 writeln!(f)?;
                 write_columns(f, lead, &rows)?;
@@ -158,18 +159,36 @@ fn buffer_rows(plan: &Plan) -> Vec<Vec<Cell>> {
             Place::Param => (" param".to_owned(), String::new()),
             Place::Output => (" output".to_owned(), String::new()),
             Place::Arena { offset, first, last } => (format!(" arena@{offset}"), format!(" live {first}..{last}")),
+            Place::Tile { offset, first, last } => (format!(" tile@{offset}"), format!(" live {first}..{last}")),
         };
         vec![
             left(BufferId::new(index).to_string()),
             left(name(&buffer.name)),
             left(format!(" {}[{}x{}]", buffer.dtype, buffer.rows, buffer.features)),
-            right(buffer.bytes()),
+            right(plan.held_bytes(BufferId::new(index))),
             left("B"),
             left(place),
             left(live),
         ]
     };
     plan.buffers.iter().enumerate().map(row).collect()
+}
+
+fn tile_rows(plan: &Plan) -> Vec<Vec<Cell>> {
+    let row = |tile: &Tile| {
+        vec![
+            left(format!("{}..{}", tile.first, tile.last)),
+            left("by"),
+            left(format!("{} ", tile.table)),
+            left("windows of up to"),
+            right(tile.rows),
+            left("rows "),
+            left("scratch"),
+            right(tile.bytes),
+            left("B a worker"),
+        ]
+    };
+    plan.tiles.iter().map(row).collect()
 }
 
 /// One line of a step: `targets = op sources`.

@@ -68,6 +68,15 @@
 //! Operations on the elements of a fold
 //! 40. Their constants are finite, what is cast is cast to floats, and positions have none.
 //!
+//! Tiles
+//! 41. Tiles come in order, and no two share a step. The table of each is offsets, a window has room for its longest segment and no more rows than there
+//!     are, and the scratch ends with the last of its buffers.
+//! 42. A buffer of a tile is aligned, holds rows of its table in order, and is alive from its first write to its last use, both in one tile. Those that are
+//!     alive during the same step share no byte.
+//! 43. The steps of a tile are encoders along its segments and gathers, stacks and concats, which make rows of its table, spreads into its segments, and folds
+//!     by them of one stage, whose rows lie in the tile and whose results do not.
+//! 44. No step of a tile takes what another step of it makes but row by row: not as a parameter, a looked-up table or rows to spread, and not what a fold makes.
+//!
 //! All broken rules are reported, up to a number that the report names; where an id leads nowhere, only that is, as nothing else can be
 //! asked. Rule 33 is asked of plans that keep all others. The work is that of sorting the plan, whatever it says.
 
@@ -77,8 +86,13 @@ mod memory;
 mod steps;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tile_tests;
+mod tiles;
 
-use super::{Buffer, Order, PLAN_VERSION, Place, Plan, Step, StepKind, Table, TableForm, TableSource, View, ViewLayout, cost, json, text};
+use super::{
+    Buffer, Order, PLAN_VERSION, Place, Plan, Step, StepKind, Table, TableForm, TableSource, Tile, View, ViewLayout, cost, json, text,
+};
 use crate::dtype::DType;
 use crate::error::{Error, ErrorCode, Result};
 use crate::ids::{BufferId, StepId, TableId, ViewId};
@@ -111,6 +125,7 @@ impl Plan {
             check_views(self, &mut report);
             steps::check(self, &mut report);
             memory::check(self, &mut report);
+            tiles::check(self, &mut report);
         }
         if report.errors.is_empty() {
             check_costs(self, &mut report);
@@ -194,11 +209,19 @@ fn check_ids(plan: &Plan, report: &mut Report) {
     for (index, buffer) in plan.buffers.iter().enumerate() {
         match buffer.place {
             Place::Input | Place::Param | Place::Output => {}
-            Place::Arena { first, last, .. } => {
+            Place::Arena { first, last, .. } | Place::Tile { first, last, .. } => {
                 for id in [first, last].into_iter().filter(|id| id.index() >= steps) {
                     report.add(BufferId::new(index), format!("is alive at {id}, but there are {steps} steps"));
                 }
             }
+        }
+    }
+    for (index, Tile { first, last, table, .. }) in plan.tiles.iter().enumerate() {
+        for id in [first, last].into_iter().filter(|id| id.index() >= steps) {
+            report.add(tiles::name(index), format!("has {id}, but there are {steps} steps"));
+        }
+        if table.index() >= tables {
+            report.add(tiles::name(index), format!("is of segments of {table}, but there are {tables} tables"));
         }
     }
     let buffers = plan.buffers.len();
@@ -240,7 +263,7 @@ fn check_names(plan: &Plan, report: &mut Report) {
     for (index, buffer) in plan.buffers.iter().enumerate() {
         let bound = match buffer.place {
             Place::Input | Place::Param | Place::Output => true,
-            Place::Arena { .. } => false,
+            Place::Arena { .. } | Place::Tile { .. } => false,
         };
         if bound && buffer.name.is_empty() {
             report.add(BufferId::new(index), "is bound by the caller, but has no name");
@@ -321,11 +344,11 @@ fn check_buffers(plan: &Plan, report: &mut Report) {
         }
         match buffer.place {
             Place::Input | Place::Param | Place::Output => {}
-            Place::Arena { offset, first, last } => {
+            Place::Arena { offset, first, last } | Place::Tile { offset, first, last } => {
                 if plan.align != 0 && !offset.is_multiple_of(plan.align) {
                     report.add(place(), format!("lies at {offset}, which is not a multiple of {}", plan.align));
                 }
-                if offset.saturating_add(buffer.bytes()) > MOST_BYTES {
+                if offset.saturating_add(plan.held_bytes(BufferId::new(index))) > MOST_BYTES {
                     report.add(place(), format!("lies at {offset}, and ends beyond what 63 bits count"));
                 }
                 if first > last {

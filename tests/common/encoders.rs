@@ -5,6 +5,7 @@ use levelfold::DType;
 use levelfold::encoder::{Activation, Number, RowOp};
 use levelfold::graph::{GraphBuilder, Reduce, Value, ValueType};
 use levelfold::ids::TableId;
+use levelfold::reducer::Quantile;
 use levelfold::{OnEmpty, Reducer, Segments};
 
 struct Making {
@@ -57,7 +58,7 @@ impl Making {
         let start = x;
         for _ in 0..2 + self.rng.below(5) {
             let features = self.features(x);
-            x = match self.rng.below(6) {
+            x = match self.rng.below(7) {
                 0 => {
                     let out = self.rng.pick(&[features, features, 4, 9]);
                     let weight = self.param(out, features);
@@ -70,6 +71,10 @@ impl Making {
                     let qkv = self.b.linear(x, into, None).unwrap();
                     let causal = self.rng.chance(2);
                     self.b.attend(qkv, table, heads, causal).unwrap()
+                }
+                6 if features <= 40 => {
+                    let gated = self.b.map(x, &RowOp::Activate(Activation::Sigmoid)).unwrap();
+                    self.b.concat(&[gated, x]).unwrap()
                 }
                 2 => {
                     let taps = 1 + self.rng.below(5);
@@ -113,8 +118,15 @@ pub fn random_encoders(seed: u64) -> Case {
         if make.rng.chance(3) {
             make.b.output(&format!("kept{depth}"), x).unwrap();
         }
-        let reducer = make.rng.pick(&[Reducer::Mean, Reducer::Max, Reducer::Sum]);
-        x = make.b.fold(x, table, Reduce::new(reducer).on_empty(OnEmpty::Zero)).unwrap();
+        let reducer = make.rng.pick(&[Reducer::Mean, Reducer::Max, Reducer::Sum, Reducer::Quantile(Quantile::MEDIAN)]);
+        let mut reduce = Reduce::new(reducer).on_empty(OnEmpty::Zero);
+        if make.rng.chance(4) {
+            // Scores of one column, made of the rows themselves.
+            let query = make.param(1, make.features(x));
+            let scores = make.b.linear(x, query, None).unwrap();
+            reduce = Reduce::new(Reducer::SoftMax).on_empty(OnEmpty::Zero).weights(scores);
+        }
+        x = make.b.fold(x, table, reduce).unwrap();
         below = segments.len();
     }
     let whole = Segments::whole(below);

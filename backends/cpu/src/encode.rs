@@ -447,14 +447,15 @@ impl Run<'_> {
                 }
                 KernelRun::Convolve { rows: from, table, taps, before, weight, bias, own } => {
                     let from = &self.memory[from.index()];
-                    let first = row.saturating_sub(*before);
-                    let last = (row + rows + taps - 1 - before).min(step.rows);
+                    let offsets = self.offsets(*table);
+                    // Rows of other segments are not looked at, and may not be there.
+                    let first = row.saturating_sub(*before).max(segment_of(offsets, row).start);
+                    let last = (row + rows + taps - 1 - before).min(segment_of(offsets, row + rows - 1).end);
                     let own = *own && from.is_dense();
                     if !own {
                         (kernels.load)(from, first, last - first, input, step.stride);
                     }
                     let looked = std::slice::from_raw_parts_mut(numbers.cast::<*const u8>(), *taps);
-                    let offsets = self.offsets(*table);
                     let mut index = index_of(offsets, row);
                     for at in row..row + rows {
                         while offsets[index + 1] as usize <= at {

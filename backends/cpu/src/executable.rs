@@ -8,6 +8,7 @@ use crate::fold::{FoldStep, Walker};
 use crate::helpers::Helpers;
 use crate::memory::{Memory, narrow, resolve};
 use crate::moves::{self, Pack};
+use crate::tile::{TileRun, TileStep};
 use crate::{Pool, Shared};
 use levelfold::backend::{Bindings, Executable, RunReport, TableSet};
 use levelfold::error::{Error, ErrorCode, Result};
@@ -17,7 +18,7 @@ use levelfold::segments::Segments;
 use rayon::iter::{IndexedParallelIterator, IntoParallelIterator, ParallelIterator};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// The least bytes of a task, as a part of what is small: below, handing it out costs more than it brings.
 const TASK_SHARE: u64 = 8;
@@ -33,6 +34,7 @@ pub(crate) struct CpuExecutable {
     plan: Arc<Plan>,
     tables: TableSet,
     steps: Vec<StepRun>,
+    tiles: Vec<TileRun>,
     arena: Option<Arena>,
     memory: Vec<Memory>,
     /// One piece of scratch for each thread of the pool, and one for the caller.
@@ -142,6 +144,8 @@ impl CpuExecutable {
                 StepKind::Copy(copy) => StepRun::Copy { copy: copy.clone(), cuts: Cuts::default(), starts: Vec::new() },
             });
         }
+        let tiles = plan.tiles.iter().map(|tile| TileRun::compile(&plan, *tile, stride)).collect::<Result<Vec<_>>>()?;
+        let stride = tiles.iter().map(|tile| tile.scratch_bytes).max().unwrap_or(stride);
         let threads = shared.pool.threads();
         let bytes = stride
             .checked_mul(threads + 1)
@@ -160,6 +164,7 @@ impl CpuExecutable {
             shared,
             plan,
             steps,
+            tiles,
             scratch,
             report,
         })
@@ -169,11 +174,12 @@ impl CpuExecutable {
     fn prepare(&mut self) -> Result<()> {
         let (plan, tables, threads) = (&self.plan, &self.tables, self.shared.pool.threads());
         let mut partials = 0;
-        for (step, run) in plan.steps.iter().zip(&mut self.steps) {
+        for (index, (step, run)) in plan.steps.iter().zip(&mut self.steps).enumerate() {
             let moved = work(step);
             let is_small = self.shared.is_small(moved);
             let target = |rows: u64| self.shared.target(moved, rows);
             match run {
+                StepRun::Fold(_) if plan.tile_of(StepId::new(index)).is_some() => {}
                 StepRun::Fold(fold) => {
                     let chain: Vec<&Segments> = fold.stages.iter().map(|stage| tables.get(stage.table)).collect();
                     let top = chain[chain.len() - 1];
@@ -209,6 +215,16 @@ impl CpuExecutable {
                         *cuts = if is_small { cuts::uncut(table) } else { cuts::cut(&[table], target(table.total_rows() + table.len())) };
                         *starts = cuts::running_starts(table);
                     }
+                }
+            }
+        }
+        for tile in &mut self.tiles {
+            let moved = tile.steps().map(|step| work(&plan.steps[step])).fold(0, u64::saturating_add);
+            let tasks = if self.shared.is_small(moved) { 1 } else { threads as u64 * TASKS_A_THREAD };
+            tile.cut(tables, tasks);
+            for step in tile.steps() {
+                if let StepKind::Copy(Copy { what: CopyKind::Spread { table }, .. }) = plan.steps[step].kind {
+                    tile.check_spread(tables, table)?;
                 }
             }
         }
@@ -269,16 +285,9 @@ impl CpuExecutable {
                         each_chunk(&workers, rows, chunk, |rows| unsafe { moves::rows(from, to, rows, self.shared.isa) });
                     }
                     (CopyKind::Columns, parts) => {
-                        each_chunk(&workers, rows, chunk, |rows| {
-                            let mut column = to;
-                            for part in parts {
-                                let from = memory(*part);
-                                column.features = from.features;
-                                // SAFETY: each chunk writes its own rows; parts are as wide as their columns.
-                                unsafe { moves::rows(from, column, rows.clone(), self.shared.isa) };
-                                column.start = column.start.wrapping_offset(from.features as isize * column.feature_stride);
-                            }
-                        });
+                        let parts = || parts.iter().map(|part| memory(*part));
+                        // SAFETY: each chunk writes its own rows; parts are as wide as their columns.
+                        each_chunk(&workers, rows, chunk, |rows| unsafe { moves::columns(parts(), to, rows, self.shared.isa) });
                     }
                     (CopyKind::Segments { .. } | CopyKind::Spread { .. } | CopyKind::Gather | CopyKind::Rows, _) => {
                         unreachable!("verified: the operands of a copy")
@@ -286,6 +295,51 @@ impl CpuExecutable {
                 }
                 (step.cost.read, step.cost.written)
             }
+        }
+    }
+}
+
+impl CpuExecutable {
+    /// Runs all steps of a tile, and reports each: its part of the time is that of the time that all workers spent.
+    fn run_tile(&mut self, index: usize) {
+        let from = Instant::now();
+        let tile = &self.tiles[index];
+        let moved = tile.steps().map(|step| work(&self.plan.steps[step])).fold(0, u64::saturating_add);
+        let workers = self.shared.workers(moved);
+        let params = Partials(self.params.as_ref().map_or(std::ptr::null_mut(), Arena::start).cast());
+        for run in &self.steps[tile.steps()] {
+            if let StepRun::Encode(encode, start) = run {
+                self.prepare_params(encode, Partials(params.start().cast::<u8>().wrapping_add(*start).cast()), &workers);
+            }
+        }
+        let of_step = |step: usize| match &self.steps[step] {
+            StepRun::Encode(encode, start) => TileStep::Encode(encode, params.start().cast::<u8>().wrapping_add(*start)),
+            StepRun::Fold(fold) => TileStep::Fold(fold),
+            StepRun::Copy { copy, starts, .. } => TileStep::Copy(copy, starts),
+        };
+        each(&workers, &tile.windows, |window, thread| {
+            let scratch = self.scratch.for_task(thread);
+            // SAFETY: bindings were checked against the plan; each window has rows, segments and scratch of its own.
+            unsafe { tile.run(window, of_step, &self.memory, &self.tables, self.shared.isa, scratch.start) };
+        });
+        let taken = from.elapsed();
+        let mut all = 0;
+        for (step, done) in tile.steps().zip(tile.done()) {
+            let report = &mut self.report.steps[step];
+            (report.read, report.written) = match &self.steps[step] {
+                StepRun::Encode(encode, _) => (encode.read, encode.written),
+                StepRun::Copy { .. } => (self.plan.steps[step].cost.read, self.plan.steps[step].cost.written),
+                StepRun::Fold(fold) => {
+                    let tables: u64 = fold.stages.iter().map(|stage| self.tables.get(stage.table).bytes()).sum();
+                    (done.read + tables, done.written)
+                }
+            };
+            report.time = Duration::from_nanos(done.nanos);
+            all += done.nanos;
+        }
+        for step in tile.steps() {
+            let time = &mut self.report.steps[step].time;
+            *time = taken.mul_f64(time.as_nanos() as f64 / all.max(1) as f64);
         }
     }
 }
@@ -432,11 +486,19 @@ impl Executable for CpuExecutable {
             arena.fill(byte);
         }
         resolve(&self.plan, bindings, arena.start(), &mut self.memory)?;
-        for index in 0..self.steps.len() {
+        let mut index = 0;
+        let mut tile = 0;
+        while index < self.steps.len() {
+            if let Some(steps) = self.tiles.get(tile).map(TileRun::steps).filter(|steps| steps.start == index) {
+                self.run_tile(tile);
+                (index, tile) = (steps.end, tile + 1);
+                continue;
+            }
             let from = Instant::now();
             let (read, written) = self.run_step(index);
             let report = &mut self.report.steps[index];
             (report.time, report.read, report.written) = (from.elapsed(), read, written);
+            index += 1;
         }
         self.report.time = start.elapsed();
         Ok(&self.report)

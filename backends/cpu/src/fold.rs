@@ -138,8 +138,9 @@ impl FoldStep {
         let view = fold.load.values();
         let features = narrow(plan.view(view).features)?;
         let mut input = plan.buffer_of(view).dtype;
-        let tiled = plan.buffer_of(view).bytes() <= CACHED_BYTES;
-        let row_bytes = plan.view(view).features * input.size_u64();
+        let in_tile = |view: ViewId| matches!(plan.buffer_of(view).place, Place::Tile { .. });
+        let tiled = plan.buffer_of(view).bytes() <= CACHED_BYTES || in_tile(view);
+        let row_bytes = if in_tile(view) { 0 } else { plan.view(view).features * input.size_u64() };
         let id_bytes = fold.load.ids().map_or(0, |ids| plan.buffer_of(ids).dtype.size_u64());
         // What is counted is read once, whatever the segments are; what is folded then are rows of f64.
         let (row_read, once_read) = match fold.load {
@@ -209,7 +210,7 @@ impl FoldStep {
                     let values = scratch.take(longest.checked_mul(columns).ok_or_else(too_large)?, 8)?;
                     select = Some(Select { q: q.value(), columns, values });
                 }
-                if let Some(weights) = reduction.weights {
+                if let Some(weights) = reduction.weights.filter(|weights| !in_tile(*weights)) {
                     weight_read += plan.buffer_of(weights).dtype.size_u64();
                 }
                 if reduction.write.is_some() {

@@ -25,6 +25,7 @@ mod select;
 mod siblings;
 mod states;
 mod stream;
+mod tile;
 mod trees;
 mod turn;
 mod vector;

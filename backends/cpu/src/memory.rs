@@ -61,6 +61,11 @@ pub(crate) fn resolve(plan: &Plan, bindings: &mut Bindings<'_>, arena: *mut u8, 
                 let shape = [narrow(buffer.rows)?, narrow(buffer.features)?];
                 (arena.wrapping_add(narrow(offset)?), Layout::row_major(shape))
             }
+            // From the start of the scratch: each worker has its own, and each window begins at another row.
+            Place::Tile { offset, .. } => {
+                let shape = [narrow(buffer.rows)?, narrow(buffer.features)?];
+                (std::ptr::without_provenance_mut(narrow(offset)?), Layout::row_major(shape))
+            }
         };
         let size = buffer.dtype.size() as isize;
         let first = narrow(view.first_column)?;

@@ -24,6 +24,20 @@ pub(crate) unsafe fn rows(from: Memory, to: Memory, rows: std::ops::Range<usize>
     }
 }
 
+/// Copies rows of several views side by side.
+///
+/// # Safety
+/// As for `rows`; the parts are as wide as what is written, together.
+pub(crate) unsafe fn columns(parts: impl Iterator<Item = Memory>, to: Memory, rows: std::ops::Range<usize>, isa: Isa) {
+    let mut column = to;
+    for from in parts {
+        column.features = from.features;
+        // SAFETY: the caller's promise.
+        unsafe { self::rows(from, column, rows.clone(), isa) };
+        column.start = column.start.wrapping_offset(from.features as isize * column.feature_stride);
+    }
+}
+
 /// Copies the rows that ids look up.
 ///
 /// # Safety

@@ -75,6 +75,10 @@ impl CudaExecutable {
         }
         // Kernels follow addresses: whoever made this plan, it has to keep the rules that make that sound.
         plan.verify()?;
+        if let Some(tile) = plan.tiles.first() {
+            let message = format!("the plan runs {}..{} window by window, which this backend does not", tile.first, tile.last);
+            return Err(Error::new(ErrorCode::Unsupported, message).help("plan again for this backend: its target has no tiles"));
+        }
         for step in &plan.steps {
             (crate::target().supports)(&step.kind).map_err(|reason| Error::new(ErrorCode::Unsupported, reason))?;
         }
@@ -173,7 +177,7 @@ impl CudaExecutable {
                         bound.outputs.push(Transfer { buffer: index, travel: host.travel(), host });
                     }
                 }
-                Kept::Arena { .. } => {}
+                Kept::Arena { .. } | Kept::Tile { .. } => {}
             }
         }
         let needed = self.needed(&bound);

@@ -42,7 +42,7 @@ impl Place {
 /// The place of every view. `bound` tells where inputs and outputs lie, by the number of their buffer.
 ///
 /// # Errors
-/// `overflow`, `not-bound`.
+/// `overflow`, `not-bound`; `internal` for a tile, which is refused when compiling.
 pub(crate) fn resolve(plan: &Plan, arena: u64, bound: &[Option<Lying>]) -> Result<Vec<Place>> {
     let mut places = Vec::with_capacity(plan.views.len());
     for view in &plan.views {
@@ -55,6 +55,10 @@ pub(crate) fn resolve(plan: &Plan, arena: u64, bound: &[Option<Lying>]) -> Resul
             Kept::Arena { offset, .. } => {
                 let shape = [crate::narrow(buffer.rows)?, crate::narrow(buffer.features)?];
                 Lying { address: arena.wrapping_add(offset), layout: Layout::row_major(shape) }
+            }
+            Kept::Tile { .. } => {
+                let message = format!("`{}` lies in a tile, which compiling refused", buffer.name);
+                return Err(levelfold::Error::new(levelfold::ErrorCode::Internal, message));
             }
         };
         let [row_stride, column_stride] = lying.layout.strides.map(|stride| crate::signed(stride).wrapping_mul(size));

@@ -19,7 +19,7 @@ const MOST_AGAIN: usize = 2;
 pub fn target() -> Target {
     let fusion =
         FusionLimits { unit_rows: 512, unit_share: 4 * 132 * 24, stages: MOST_STAGES, reductions: MOST_REDUCTIONS, again: MOST_AGAIN };
-    Target { align: ALIGN, fusion, element_op: |_| true, supports, ..Target::new(crate::NAME) }
+    Target { align: ALIGN, fusion, tiles: None, element_op: |_| true, supports, ..Target::new(crate::NAME) }
 }
 
 /// For an encoder in a plan that nobody planned for this target.

@@ -9,7 +9,7 @@ use levelfold::{Error, ErrorCode, Result};
 
 /// Runs one copy step.
 pub(crate) fn run(plan: &Plan, copy: &Copy, tables: &TableSet, memory: &mut Memory<'_, '_>) -> Result<()> {
-    let whole = Segment::whole(size(plan.buffer_of(copy.write).rows)?);
+    let whole = memory.rows(copy.write)?;
     match (copy.what, copy.read.as_slice()) {
         (CopyKind::Segments { table }, &[read]) => {
             for segment in memory.walk(tables.get(table))? {

@@ -37,9 +37,14 @@ pub(crate) fn run(plan: &Plan, encode: &Encode, tables: &TableSet, memory: &mut 
     let mut walked = Tables::new();
     for table in encode.encoding.tables() {
         let segments = memory.walk(tables.get(table))?;
-        walked.insert(table, segments.into_iter().map(|segment| segment.rows).collect());
+        // By the rows that are seen, which in a tile are those of the window.
+        let start = memory.start().0;
+        let seen = |segment: Segment| segment.rows.start - start..segment.rows.end - start;
+        walked.insert(table, segments.into_iter().map(seen).collect());
     }
-    let Encoding { kernel, ops } = encode.encoding.try_map(|view| Ok::<_, Error>(Rc::new(load(plan, memory, *view)?)), Ok)?;
+    let mut by_row = encode.encoding.takes_rows().into_iter();
+    let mut operand = |view: &ViewId| Ok::<_, Error>(Rc::new(load(plan, memory, *view, by_row.next() == Some(true))?));
+    let Encoding { kernel, ops } = encode.encoding.try_map(&mut operand, Ok)?;
     let dtype = kernel.rows().dtype;
     let flops = Flops::default();
     let made = match dtype.accumulator() {
@@ -65,9 +70,9 @@ pub(crate) fn run(plan: &Plan, encode: &Encode, tables: &TableSet, memory: &mut 
     if memory.dtype(encode.write) != rows.dtype {
         return Err(Error::new(ErrorCode::PlanInvalid, format!("{} is written as {}", rows.dtype, memory.dtype(encode.write))));
     }
-    let whole = Segment::whole(rows.values.nrows());
+    let seen = memory.rows(encode.write)?;
     for ((row, feature), &value) in rows.values.indexed_iter() {
-        memory.store(encode.write, &whole, row, feature, scalar::nearest(rows.dtype, value)?)?;
+        memory.store(encode.write, &seen, row, feature, scalar::nearest(rows.dtype, value)?)?;
     }
     Ok(())
 }
@@ -120,14 +125,19 @@ pub(crate) fn scratch_bytes(plan: &Plan) -> u64 {
     steps.map(bytes).max().unwrap_or(0)
 }
 
-fn load(plan: &Plan, memory: &mut Memory<'_, '_>, view: ViewId) -> Result<Rows> {
-    let (rows, features, dtype) = (size(plan.buffer_of(view).rows)?, memory.features(view)?, memory.dtype(view));
-    let whole = Segment::whole(rows);
-    let mut values = Array2::zeros((rows, features));
-    for row in 0..rows {
+/// The rows of an operand that is taken row by row, as far as they are seen, or all of a parameter.
+fn load(plan: &Plan, memory: &mut Memory<'_, '_>, view: ViewId, by_row: bool) -> Result<Rows> {
+    let (features, dtype) = (memory.features(view)?, memory.dtype(view));
+    let seen = if by_row { memory.rows(view)? } else { Segment::whole(size(plan.buffer_of(view).rows)?) };
+    let counted = memory.read();
+    let mut values = Array2::zeros((seen.len(), features));
+    for row in 0..seen.len() {
         for feature in 0..features {
-            values[[row, feature]] = scalar::number(dtype, memory.load(view, &whole, row, feature)?)?;
+            values[[row, feature]] = scalar::number(dtype, memory.load(view, &seen, row, feature)?)?;
         }
+    }
+    if !by_row {
+        memory.count_once(counted);
     }
     Ok(Rows { values, dtype })
 }

@@ -184,7 +184,9 @@ pub(crate) fn write(memory: &mut Memory<'_, '_>, reduction: &Reduction, made: Ar
     if memory.dtype(view) != reduction.made() {
         return Err(Error::new(ErrorCode::PlanInvalid, format!("{} is written as {}", reduction.made(), memory.dtype(view))));
     }
-    let whole = Segment::whole(made.nrows());
+    // Of a tile, the segments of the window.
+    let first = memory.start().1;
+    let whole = Segment { rows: first..first + made.nrows(), packed: first..first + made.nrows() };
     for (index, row) in made.axis_iter(Axis(0)).enumerate() {
         for (feature, &value) in row.iter().enumerate() {
             memory.store(view, &whole, index, feature, scalar::nearest(reduction.made(), value)?)?;

@@ -18,12 +18,12 @@ mod memory;
 mod scalar;
 mod tree;
 
-use levelfold::backend::{Backend, Bindings, Executable, RunReport, TableSet, Target};
+use levelfold::backend::{Backend, Bindings, Executable, RunReport, StepReport, TableSet, Target};
 use levelfold::custom::Registry;
 use levelfold::ids::StepId;
-use levelfold::plan::{Buffer, PLAN_VERSION, Place, Plan, StepKind};
+use levelfold::plan::{Buffer, PLAN_VERSION, Place, Plan, StepKind, Tile};
 use levelfold::{Error, ErrorCode, Result};
-use memory::{Memory, size};
+use memory::{Memory, Window, size};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
@@ -89,11 +89,12 @@ impl Backend for ReferenceBackend {
         let words = size(plan.totals.arena_bytes.div_ceil(8))?;
         Ok(Box::new(ReferenceExecutable {
             arena: vec![0; words],
+            tile: vec![0; size(tile_bytes(plan).div_ceil(8))?],
             poison: self.poison,
             registry: self.registry.clone(),
             tables: TableSet::new(),
             report: RunReport::for_plan(plan),
-            scratch: fold::scratch_bytes(plan).max(encode::scratch_bytes(plan)),
+            scratch: fold::scratch_bytes(plan).max(encode::scratch_bytes(plan)).saturating_add(tile_bytes(plan)),
             dying: dying(plan)?,
             plan: Arc::clone(plan),
         }))
@@ -103,6 +104,8 @@ impl Backend for ReferenceBackend {
 struct ReferenceExecutable {
     plan: Arc<Plan>,
     arena: Vec<u64>,
+    /// The scratch of tiles.
+    tile: Vec<u64>,
     poison: Option<u8>,
     registry: Registry,
     tables: TableSet,
@@ -120,23 +123,36 @@ impl Executable for ReferenceExecutable {
         if let Some(poison) = self.poison {
             arena.fill(poison);
         }
-        let mut memory = Memory::new(&self.plan, arena, bindings);
-        for (index, step) in self.plan.steps.iter().enumerate() {
-            let start = Instant::now();
-            let done = match &step.kind {
-                StepKind::Fold(fold) => fold::run(&self.plan, fold, &self.tables, &mut memory),
-                StepKind::Copy(copy) => copy::run(&self.plan, copy, &self.tables, &mut memory),
-                StepKind::Encode(encode) => encode::run(&self.plan, encode, &self.tables, &mut memory, &self.registry),
+        let mut memory = Memory::new(&self.plan, arena, bytemuck::cast_slice_mut(&mut self.tile), bindings);
+        self.report.steps.fill(StepReport::default());
+        let run = Run { plan: &self.plan, tables: &self.tables, registry: &self.registry };
+        let mut next = 0;
+        while next < self.plan.steps.len() {
+            let last = match self.plan.tile_of(StepId::new(next)) {
+                None => {
+                    run.step(next, &mut memory, &mut self.report)?;
+                    next
+                }
+                Some(tile) => {
+                    for window in windows(tile, &self.tables)? {
+                        memory.enter(Some(window));
+                        if let Some(poison) = self.poison {
+                            memory.tile_mut().fill(poison);
+                        }
+                        for index in tile.first.index()..=tile.last.index() {
+                            run.step(index, &mut memory, &mut self.report)?;
+                        }
+                    }
+                    memory.enter(None);
+                    tile.last.index()
+                }
             };
-            done.map_err(|error| error.at_level(StepId::new(index).to_string()))?;
             if let Some(poison) = self.poison {
-                for bytes in &self.dying[index] {
+                for bytes in self.dying[next..=last].iter().flatten() {
                     memory.arena_mut()[bytes.clone()].fill(poison);
                 }
             }
-            let (read, written, flops) = memory.take_counts();
-            let report = &mut self.report.steps[index];
-            (report.time, report.read, report.written, report.flops) = (start.elapsed(), read, written, Some(flops));
+            next = last + 1;
         }
         self.report.time = start.elapsed();
         Ok(&self.report)
@@ -145,6 +161,50 @@ impl Executable for ReferenceExecutable {
     fn scratch_bytes(&self) -> u64 {
         self.scratch
     }
+}
+
+/// What steps run with.
+struct Run<'a> {
+    plan: &'a Plan,
+    tables: &'a TableSet,
+    registry: &'a Registry,
+}
+
+impl Run<'_> {
+    /// Runs a step over all that it sees, and adds to what is reported of it.
+    fn step(&self, index: usize, memory: &mut Memory<'_, '_>, report: &mut RunReport) -> Result<()> {
+        let start = Instant::now();
+        let done = match &self.plan.steps[index].kind {
+            StepKind::Fold(fold) => fold::run(self.plan, fold, self.tables, memory),
+            StepKind::Copy(copy) => copy::run(self.plan, copy, self.tables, memory),
+            StepKind::Encode(encode) => encode::run(self.plan, encode, self.tables, memory, self.registry),
+        };
+        done.map_err(|error| error.at_level(StepId::new(index).to_string()))?;
+        let (read, written, flops) = memory.take_counts();
+        let report = &mut report.steps[index];
+        report.time += start.elapsed();
+        report.read += read;
+        report.written += written;
+        report.flops = Some(report.flops.unwrap_or(0) + flops);
+        Ok(())
+    }
+}
+
+/// The windows of a tile: as many whole segments as the plan allows.
+fn windows(tile: &Tile, tables: &TableSet) -> Result<Vec<Window>> {
+    let offsets = tables.get(tile.table).offsets().unwrap_or(&[]);
+    let mut windows = Vec::new();
+    for segments in Tile::windows(offsets, tile.rows) {
+        let segments = size(segments.start)?..size(segments.end)?;
+        let rows = size(offsets[segments.start])?..size(offsets[segments.end])?;
+        windows.push(Window { first: windows.is_empty(), segments, rows });
+    }
+    Ok(windows)
+}
+
+/// The scratch of the largest tile.
+fn tile_bytes(plan: &Plan) -> u64 {
+    plan.tiles.iter().map(|tile| tile.bytes).max().unwrap_or(0)
 }
 
 /// For each step, the arena buffers that it is the last to use, unless a later step uses their memory for a buffer that is alive already.
@@ -158,7 +218,7 @@ fn dying(plan: &Plan) -> Result<Vec<Vec<Range<usize>>>> {
             Place::Arena { first, last: end, .. } if first <= last && last < end => {
                 matches!(arena_range(other), Ok(Some(range)) if range.start < bytes.end && bytes.start < range.end)
             }
-            Place::Arena { .. } | Place::Input | Place::Param | Place::Output => false,
+            Place::Arena { .. } | Place::Tile { .. } | Place::Input | Place::Param | Place::Output => false,
         });
         if !in_use {
             dead.push(bytes);
@@ -171,6 +231,6 @@ fn dying(plan: &Plan) -> Result<Vec<Vec<Range<usize>>>> {
 fn arena_range(buffer: &Buffer) -> Result<Option<Range<usize>>> {
     match buffer.place {
         Place::Arena { offset, .. } => Ok(Some(size(offset)?..size(offset.saturating_add(buffer.bytes()))?)),
-        Place::Input | Place::Param | Place::Output => Ok(None),
+        Place::Tile { .. } | Place::Input | Place::Param | Place::Output => Ok(None),
     }
 }

@@ -14,11 +14,24 @@ use std::ops::Range;
 pub(crate) struct Memory<'r, 'a> {
     plan: &'r Plan,
     arena: &'r mut [u8],
+    /// The scratch of tiles.
+    tile: &'r mut [u8],
+    /// What the steps of a tile see of its rows at the moment.
+    window: Option<Window>,
     inputs: Vec<Option<TensorView<'a>>>,
     outputs: Vec<Option<&'r mut TensorViewMut<'a>>>,
     read: u64,
     written: u64,
     flops: u64,
+}
+
+/// A window of a tile.
+#[derive(Clone, Debug)]
+pub(crate) struct Window {
+    pub(crate) segments: Range<usize>,
+    pub(crate) rows: Range<usize>,
+    /// Whether it is the first: what every window reads again is counted there.
+    pub(crate) first: bool,
 }
 
 /// One segment of a table: which rows it covers, and which rows it is where all segments lie packed one after the other.
@@ -41,7 +54,7 @@ impl Segment {
 
 impl<'r, 'a> Memory<'r, 'a> {
     /// The bindings of a run, which were checked, beside the arena.
-    pub(crate) fn new(plan: &'r Plan, arena: &'r mut [u8], bindings: &'r mut Bindings<'a>) -> Self {
+    pub(crate) fn new(plan: &'r Plan, arena: &'r mut [u8], tile: &'r mut [u8], bindings: &'r mut Bindings<'a>) -> Self {
         let mut inputs = vec![None; plan.buffers.len()];
         let mut outputs: Vec<Option<&'r mut TensorViewMut<'a>>> = plan.buffers.iter().map(|_| None).collect();
         for (id, buffer) in plan.inputs() {
@@ -52,7 +65,42 @@ impl<'r, 'a> Memory<'r, 'a> {
                 outputs[id.index()] = Some(view);
             }
         }
-        Memory { plan, arena, inputs, outputs, read: 0, written: 0, flops: 0 }
+        Memory { plan, arena, tile, window: None, inputs, outputs, read: 0, written: 0, flops: 0 }
+    }
+
+    /// Shows steps a window of a tile, or everything.
+    pub(crate) fn enter(&mut self, window: Option<Window>) {
+        self.window = window;
+    }
+
+    /// The scratch of tiles.
+    pub(crate) fn tile_mut(&mut self) -> &mut [u8] {
+        self.tile
+    }
+
+    /// The rows of a view that steps see: in a tile, those of the window.
+    pub(crate) fn rows(&self, view: ViewId) -> Result<Segment> {
+        match &self.window {
+            Some(window) => Ok(Segment { rows: window.rows.clone(), packed: window.rows.clone() }),
+            None => Ok(Segment::whole(size(self.plan.buffer_of(view).rows)?)),
+        }
+    }
+
+    /// The first row that steps see, and the first segment.
+    pub(crate) fn start(&self) -> (usize, usize) {
+        self.window.as_ref().map_or((0, 0), |window| (window.rows.start, window.segments.start))
+    }
+
+    /// Forgets what was read since some count, where every window of a tile reads it again.
+    pub(crate) fn count_once(&mut self, before: u64) {
+        if self.window.as_ref().is_some_and(|window| !window.first) {
+            self.read = before;
+        }
+    }
+
+    /// The bytes read so far.
+    pub(crate) fn read(&self) -> u64 {
+        self.read
     }
 
     /// The bytes read and written, and the operations done, since the last call.
@@ -80,8 +128,9 @@ impl<'r, 'a> Memory<'r, 'a> {
         self.flops += flops;
     }
 
-    /// Reads a table from its first entry to its last: 8 bytes an offset, 16 a range.
+    /// Reads a table from its first entry to its last: 8 bytes an offset, 16 a range. Of a tile, gives the segments of the window.
     pub(crate) fn walk(&mut self, segments: &Segments) -> Result<Vec<Segment>> {
+        let counted = self.read;
         let (first, each) = if segments.is_partition() { (8, 8) } else { (0, 16) };
         self.read += first;
         let mut walked = Vec::new();
@@ -93,6 +142,12 @@ impl<'r, 'a> Memory<'r, 'a> {
             before = packed.end;
             walked.push(Segment { rows, packed });
         }
+        if let Some(window) = &self.window {
+            walked = walked.get(window.segments.clone()).map(<[Segment]>::to_vec).ok_or_else(|| {
+                Error::new(ErrorCode::PlanInvalid, format!("a table of {} segments has no {:?}", segments.len(), window.segments))
+            })?;
+        }
+        self.count_once(counted);
         Ok(walked)
     }
 
@@ -101,7 +156,9 @@ impl<'r, 'a> Memory<'r, 'a> {
         let id = self.plan.view(view).buffer.index();
         let (row, column) = self.element(view, segment, index, feature)?;
         let buffer = &self.plan.buffers[id];
-        self.read += buffer.dtype.size_u64();
+        if !matches!(buffer.place, Place::Tile { .. }) {
+            self.read += buffer.dtype.size_u64();
+        }
         match buffer.place {
             Place::Input | Place::Param => match &self.inputs[id] {
                 Some(view) => Ok(scalar::load(view, row, column)),
@@ -115,6 +172,10 @@ impl<'r, 'a> Memory<'r, 'a> {
                 let at = arena_element(buffer, offset, row, column)?;
                 self.arena.get(at).map(scalar::from_bytes).ok_or_else(|| outside(buffer))
             }
+            Place::Tile { offset, .. } => {
+                let at = self.tile_element(buffer, offset, row, column)?;
+                self.tile.get(at).map(scalar::from_bytes).ok_or_else(|| outside(buffer))
+            }
         }
     }
 
@@ -123,7 +184,9 @@ impl<'r, 'a> Memory<'r, 'a> {
         let id = self.plan.view(view).buffer.index();
         let (row, column) = self.element(view, segment, index, feature)?;
         let buffer = &self.plan.buffers[id];
-        self.written += buffer.dtype.size_u64();
+        if !matches!(buffer.place, Place::Tile { .. }) {
+            self.written += buffer.dtype.size_u64();
+        }
         match buffer.place {
             Place::Input | Place::Param => {
                 Err(Error::new(ErrorCode::PlanInvalid, format!("the plan writes input `{}`", buffer.name)).at_level(&*buffer.name))
@@ -140,6 +203,19 @@ impl<'r, 'a> Memory<'r, 'a> {
                 scalar::to_bytes(bits, self.arena.get_mut(at).ok_or_else(|| outside(buffer))?);
                 Ok(())
             }
+            Place::Tile { offset, .. } => {
+                let at = self.tile_element(buffer, offset, row, column)?;
+                scalar::to_bytes(bits, self.tile.get_mut(at).ok_or_else(|| outside(buffer))?);
+                Ok(())
+            }
+        }
+    }
+
+    /// Where an element of a tile's buffer lies: only rows of the window are there.
+    fn tile_element(&self, buffer: &Buffer, offset: u64, row: usize, column: usize) -> Result<Range<usize>> {
+        match &self.window {
+            Some(window) if window.rows.contains(&row) => arena_element(buffer, offset, row - window.rows.start, column),
+            Some(_) | None => Err(outside(buffer)),
         }
     }
 

@@ -29,6 +29,7 @@ impl Draft {
             tables: Vec::new(),
             buffers: Vec::new(),
             views: Vec::new(),
+            tiles: Vec::new(),
             steps: Vec::new(),
             totals: Totals::default(),
             literal: Totals::default(),

@@ -70,7 +70,8 @@ mod tests {
         let y = b.map(y, &RowOp::Cast(DType::F64)).unwrap();
         b.output("y", y).unwrap();
         let graph = b.finish().unwrap();
-        let plan = |opt| Planner::new(Target::new("test")).opt(opt).plan(graph.clone()).unwrap().plan;
+        let whole = Target { tiles: None, ..Target::new("test") };
+        let plan = |opt| Planner::new(whole.clone()).opt(opt).plan(graph.clone()).unwrap().plan;
         let cost = |read, written, flops| Cost { read, written, copied: 0, flops };
         // Rows of 4 f32 take 80 bytes, and the offsets of t 24. Causal attention scores 3 + 6 pairs: in 2 heads of 2 features each takes a product
         // and a sum a feature for its score and for its value, and 4 operations a head around the exponential; then 20 divisions.

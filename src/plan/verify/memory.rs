@@ -1,32 +1,37 @@
-//! The rules of memory: who writes what, before whom, and where (11 and 27–32).
+//! The rules of memory: who writes what, before whom, and where (11, 27–32, and of 42 how long).
 
 use super::*;
 use std::collections::BTreeMap;
 
-/// Arena buffers that are alive together share no byte.
+/// Arena buffers that are alive together share no byte, and neither do those of a tile.
 ///
 /// Buffers come in the order in which they begin to live, into a map of disjoint places. One that lived before gives its place up; one
 /// that still lives is the error. So each buffer is looked at twice at most, however many there are.
 pub(super) fn check_overlaps(plan: &Plan, report: &mut Report) {
-    let mut placed: Vec<(StepId, BufferId, u64, StepId)> = Vec::new();
-    for (index, buffer) in plan.buffers.iter().enumerate() {
+    let (mut arena, mut tiles) = (Vec::new(), Vec::new());
+    for (index, buffer) in plan.buffers.iter().enumerate().filter(|(_, buffer)| buffer.bytes() > 0) {
         match buffer.place {
             Place::Input | Place::Param | Place::Output => {}
-            Place::Arena { offset, first, last } if buffer.bytes() > 0 => placed.push((first, BufferId::new(index), offset, last)),
-            Place::Arena { .. } => {}
+            Place::Arena { offset, first, last } => arena.push((first, BufferId::new(index), offset, last)),
+            Place::Tile { offset, first, last } => tiles.push((first, BufferId::new(index), offset, last)),
         }
     }
+    check_overlaps_in(plan, "the arena", arena, report);
+    check_overlaps_in(plan, "its tile", tiles, report);
+}
+
+fn check_overlaps_in(plan: &Plan, memory: &str, mut placed: Vec<(StepId, BufferId, u64, StepId)>, report: &mut Report) {
     placed.sort_unstable();
     let mut places: BTreeMap<u64, (u64, StepId, BufferId)> = BTreeMap::new();
     for (first, id, offset, last) in placed {
-        let end = offset.saturating_add(plan.buffer(id).bytes());
+        let end = offset.saturating_add(plan.held_bytes(id));
         let mut free = true;
         while let Some((&start, &(other_end, other_last, other))) = places.range(..end).next_back()
             && other_end > offset
         {
             if other_last >= first {
                 let message = format!(
-                    "shares bytes {}..{} of the arena with {other} while both are alive, at {first}",
+                    "shares bytes {}..{} of {memory} with {other} while both are alive, at {first}",
                     start.max(offset),
                     other_end.min(end)
                 );
@@ -112,15 +117,18 @@ pub(super) fn check(plan: &Plan, report: &mut Report) {
                 (Some(_), Some(column)) => report.add(name(), format!("is an output, but no step writes its column {column}")),
                 (Some(_), None) => {}
             },
-            Place::Arena { first, last, .. } => match (state.first_write, state.last_use) {
-                (Some(wrote), Some(used)) if (wrote, used) == (first, last) => {}
+            Place::Arena { first, last, .. } | Place::Tile { first, last, .. } => match (state.first_write, state.last_use) {
                 (Some(wrote), Some(used)) => {
-                    report.add(
-                        name(),
-                        format!("says that it is alive {first}..{last}, but is written first at {wrote} and used last at {used}"),
-                    );
+                    // All windows of a tile use what any of its steps uses.
+                    let whole = matches!(buffer.place, Place::Arena { .. });
+                    let alive = if whole { (plan.together(wrote).0, plan.together(used).1) } else { (wrote, used) };
+                    if alive != (first, last) {
+                        let message =
+                            format!("says that it is alive {first}..{last}, but is written first at {wrote} and used last at {used}");
+                        report.add(name(), message);
+                    }
                 }
-                (None, _) | (_, None) => report.add(name(), "lies in the arena, but no step writes it"),
+                (None, _) | (_, None) => report.add(name(), "lies in the arena or a tile, but no step writes it"),
             },
         }
     }
@@ -135,7 +143,7 @@ fn read(plan: &Plan, step: StepId, id: ViewId, states: &mut [State], report: &mu
     }
     match plan.buffer(view.buffer).place {
         Place::Input | Place::Param => {}
-        Place::Output | Place::Arena { .. } => {
+        Place::Output | Place::Arena { .. } | Place::Tile { .. } => {
             if state.first_write.is_none() || !state.covers(view.first_column, view.first_column.saturating_add(view.features)) {
                 report.add(step, format!("reads {} before it is written", text::view(plan, id)));
             }
@@ -150,7 +158,7 @@ fn write(plan: &Plan, step: StepId, id: ViewId, states: &mut [State], report: &m
     state.first_write.get_or_insert(step);
     match plan.buffer(view.buffer).place {
         Place::Input | Place::Param => report.add(step, format!("writes {}, which the caller binds to be read", view.buffer)),
-        Place::Output | Place::Arena { .. } => {
+        Place::Output | Place::Arena { .. } | Place::Tile { .. } => {
             if let Err(column) = state.add(view.first_column, view.first_column.saturating_add(view.features)) {
                 report.add(step, format!("writes column {column} of {}, which is written already", view.buffer));
             }

@@ -68,7 +68,7 @@ fn copy(plan: &mut Plan, what: impl Fn(CopyKind) -> bool) -> &mut Copy {
 fn arena(plan: &mut Plan) -> impl Iterator<Item = (&mut u64, &mut StepId, &mut StepId)> {
     plan.buffers.iter_mut().filter_map(|buffer| match &mut buffer.place {
         Place::Arena { offset, first, last } => Some((offset, first, last)),
-        Place::Input | Place::Param | Place::Output => None,
+        Place::Tile { .. } | Place::Input | Place::Param | Place::Output => None,
     })
 }
 
