@@ -11,6 +11,7 @@
 
 pub mod args;
 mod cache;
+mod codes;
 mod custom;
 mod cuts;
 mod device;
