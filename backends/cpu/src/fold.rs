@@ -216,6 +216,8 @@ impl FoldStep {
                 if reduction.write.is_some() {
                     segment_written += features as u64 * reduction.made().size_u64();
                 }
+                // Rows of a table that lies in memory wait for lines of their own, which stores past the cache would take from them.
+                let waits = index == 0 && !tiled && matches!(fold.load, Load::Gather { .. });
                 // What is still to be worked on is put together first.
                 let is_large = reduction.ops.is_empty()
                     && reduction.write.is_some_and(|view| {
@@ -229,7 +231,7 @@ impl FoldStep {
                         (Some(_), _) | (_, Some(_)) => None,
                     },
                     is_large,
-                    streams: is_large && kernels.in_registers && (states.is_none() || reduction.dtype == input.accumulator()),
+                    streams: is_large && !waits && kernels.in_registers && (states.is_none() || reduction.dtype == input.accumulator()),
                     feeds: feeds == Some(reductions.len()),
                     beside: stage.reductions.len() > 1,
                     reducer: reduction.reducer.clone(),

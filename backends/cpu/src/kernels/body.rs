@@ -225,10 +225,11 @@ impl<T: Value, S: Rows<T>, const WEIGHTED: bool> Input<'_, T, S, WEIGHTED> {
     }
 
     /// Whether rows that would fit the registers are read a row at a time all the same. Loads of whole lines with an addition each run so far ahead that
-    /// memory is read out of order, and slower: 1.3 times as long where rows are many. Accumulators in the first cache hold them back.
+    /// memory is read out of order, and slower: up to 1.7 times as long where blocks are full. Accumulators in the first cache hold them back. Shorter segments
+    /// hold themselves back, by the stores and branches at their ends.
     #[inline(always)]
-    fn is_paced<X: Lanes<T>>(&self, vectors: usize) -> bool {
-        X::LANES * size_of::<T>() == LINE && (vectors == X::TILE || self.count == BLOCK_ROWS)
+    fn is_paced<X: Lanes<T>>(&self) -> bool {
+        X::LANES * size_of::<T>() == LINE && self.count == BLOCK_ROWS
     }
 
     /// Folds all columns.
@@ -238,7 +239,7 @@ impl<T: Value, S: Rows<T>, const WEIGHTED: bool> Input<'_, T, S, WEIGHTED> {
         // SAFETY: the caller's block; columns stay below its features.
         unsafe {
             let in_order = !self.tiled && vectors >= 4 && self.is_in_order();
-            if !self.tiled && (vectors > X::TILE || in_order && self.is_paced::<X>(vectors)) {
+            if !self.tiled && (vectors > X::TILE || in_order && self.is_paced::<X>()) {
                 return self.wide::<X, R>(in_order, emit);
             }
             let mut done = 0;

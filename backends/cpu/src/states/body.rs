@@ -138,8 +138,8 @@ impl<X: Numbers, M: Monoid, const WEIGHTED: bool> Input<'_, X, M, WEIGHTED> {
         let vectors = features / X::LANES;
         // Wide tiles where a state leaves room for them, and where they are worth their code.
         let widest = if M::VARYING == 1 && size_of::<X::Acc>() == 4 && X::LANES > 4 { X::TILE } else { 4 };
-        // As for plain reducers, rows in memory are read a row at a time, where they are wide or many.
-        let is_paced = X::LANES * size_of::<X::Acc>() == 64 && vectors >= 4 && (vectors == widest || self.block.count == BLOCK_ROWS);
+        // As for plain reducers, rows in memory are read a row at a time, where they are wide, or a whole block.
+        let is_paced = X::LANES * size_of::<X::Acc>() == 64 && vectors >= 4 && self.block.count == BLOCK_ROWS;
         let swept = !self.block.tiled && (vectors > widest || M::PASSES == 1 && is_paced);
         let mut done = 0;
         // SAFETY: rows and columns of the block.
