@@ -173,7 +173,8 @@ template <typename F> LF_ELEMENTARY F lf_power_of_two(typename lf_type<F>::Signe
     return lf_of_bits((Bits)(((Bits)k + lf_type<F>::bias) << lf_type<F>::fraction));
 }
 
-template <typename F> LF_ELEMENTARY F lf_exp(F x) {
+// e^x, and what its last rounding took off.
+template <typename F> LF_ELEMENTARY F lf_exp_with_rest(F x, F *rest) {
     typedef lf_type<F> T;
     F clamped = x > T::exp_most() ? T::exp_most() : x;
     clamped = clamped < T::exp_least() ? T::exp_least() : clamped;
@@ -183,10 +184,20 @@ template <typename F> LF_ELEMENTARY F lf_exp(F x) {
     F high = clamped - n * T::ln2_high();
     F low = n * T::ln2_low();
     F r = high - low;
-    F y = (F)1 - ((low - (r * r) * T::exp_polynomial(r)) - high);
+    F less = (low - (r * r) * T::exp_polynomial(r)) - high;
+    F y = (F)1 - less;
+    F taken = ((F)1 - y) - less;
     typename T::Signed half = k >> 1;
-    y = (y * lf_power_of_two<F>(half)) * lf_power_of_two<F>((typename T::Signed)((typename T::Bits)k - (typename T::Bits)half));
+    F first = lf_power_of_two<F>(half);
+    F second = lf_power_of_two<F>((typename T::Signed)((typename T::Bits)k - (typename T::Bits)half));
+    *rest = (taken * first) * second;
+    y = (y * first) * second;
     return x != x ? lf_of_bits(T::nan) : y;
+}
+
+template <typename F> LF_ELEMENTARY F lf_exp(F x) {
+    F rest;
+    return lf_exp_with_rest(x, &rest);
 }
 
 template <typename F> LF_ELEMENTARY F lf_log(F x) {
@@ -222,8 +233,16 @@ template <typename F> LF_ELEMENTARY F lf_tanh(F x) {
 }
 
 template <typename F> LF_ELEMENTARY F lf_sigmoid(F x) {
-    F e = lf_exp(-lf_magnitude(x));
-    return lf_canonical((x < (F)0 ? e : (F)1) / ((F)1 + e));
+    F rest;
+    F e = lf_exp_with_rest(-lf_magnitude(x), &rest);
+    bool below = x < (F)0;
+    F above = below ? e : (F)1;
+    F above_rest = below ? rest : (F)0;
+    F sum = (F)1 + e;
+    F sum_rest = (e - (sum - (F)1)) + rest;
+    F y = above / sum;
+    F inverse = below ? (F)1 - y : y;
+    return lf_canonical(y + (above_rest - y * sum_rest) * inverse);
 }
 
 template <typename F> LF_ELEMENTARY F lf_erf(F x) {
