@@ -1,6 +1,16 @@
 //! What users bring in Rust. A plan holds its name and version; a backend finds it in its [`Registry`] when it compiles the plan.
 
+mod laws;
+mod reducer;
+#[cfg(test)]
+mod tests;
+
+pub use laws::Laws;
+pub use reducer::{BoundReducer, MAX_PLANES, Planes, PlanesMut, Real, RowReducer};
+
 use crate::error::{Error, ErrorCode, Result, suggestion};
+use crate::reducer::NamedReducer;
+use reducer::sealed::AnyReducer;
 use std::fmt;
 use std::sync::Arc;
 
@@ -44,6 +54,7 @@ pub trait RowEncoder: Send + Sync {
 #[derive(Clone, Default)]
 pub struct Registry {
     encoders: Vec<Arc<dyn RowEncoder>>,
+    reducers: Vec<Arc<dyn AnyReducer>>,
 }
 
 impl Registry {
@@ -59,29 +70,55 @@ impl Registry {
         self
     }
 
+    /// With one more reducer. Of two with the same name and version, the last one counts.
+    #[must_use]
+    pub fn reducer(mut self, reducer: impl RowReducer) -> Self {
+        self.reducers.push(Arc::new(reducer));
+        self
+    }
+
     /// The encoder that a plan names.
     ///
     /// # Errors
     /// `unknown-name`, where nothing of this name and version is known.
     pub fn find_encoder(&self, name: &str, version: u32) -> Result<Arc<dyn RowEncoder>> {
-        let found = self.encoders.iter().rev().find(|encoder| encoder.name() == name && encoder.version() == version);
-        found.cloned().ok_or_else(|| {
-            let versions: Vec<String> =
-                self.encoders.iter().filter(|encoder| encoder.name() == name).map(|encoder| encoder.version().to_string()).collect();
-            let help = if versions.is_empty() {
-                let known: Vec<&str> = self.encoders.iter().map(|encoder| encoder.name()).collect();
-                if known.is_empty() { "give the backend a registry that holds it".to_owned() } else { suggestion(name, &known) }
-            } else {
-                format!("the backend has version {}: plan again, or bring the version that was planned for", versions.join(", "))
-            };
-            Error::new(ErrorCode::UnknownName, format!("the backend knows no encoder `{name}` of version {version}")).help(help)
-        })
+        let known: Vec<(&str, u32)> = self.encoders.iter().map(|encoder| (encoder.name(), encoder.version())).collect();
+        let at = known.iter().rposition(|of| *of == (name, version)).ok_or_else(|| unknown("encoder", name, version, &known))?;
+        Ok(Arc::clone(&self.encoders[at]))
     }
+
+    /// The reducer that a plan names, with the arguments that the plan gives it.
+    ///
+    /// # Errors
+    /// `unknown-name`, where nothing of this name and version is known; `option` where its state has no planes, or too many; and what it says
+    /// itself of the arguments.
+    pub fn find_reducer(&self, named: &NamedReducer) -> Result<BoundReducer> {
+        let known: Vec<(&str, u32)> = self.reducers.iter().map(|reducer| (reducer.name(), reducer.version())).collect();
+        let (name, version) = (named.name(), named.version());
+        let at = known.iter().rposition(|of| *of == (name, version)).ok_or_else(|| unknown("reducer", name, version, &known))?;
+        let bound = self.reducers[at].bound(named.arguments()).map_err(|error| {
+            let help = error.help_text().unwrap_or_default().to_owned();
+            Error::new(error.code(), format!("the reducer `{name}` refuses the arguments of `{named}`: {}", error.message())).help(help)
+        })?;
+        BoundReducer::new(bound)
+    }
+}
+
+fn unknown(what: &str, name: &str, version: u32, known: &[(&str, u32)]) -> Error {
+    let versions: Vec<String> = known.iter().filter(|(known, _)| *known == name).map(|(_, version)| version.to_string()).collect();
+    let help = if versions.is_empty() {
+        let names: Vec<&str> = known.iter().map(|(name, _)| *name).collect();
+        if names.is_empty() { "give the backend a registry that holds it".to_owned() } else { suggestion(name, &names) }
+    } else {
+        format!("the backend has version {}: plan again, or bring the version that was planned for", versions.join(", "))
+    };
+    Error::new(ErrorCode::UnknownName, format!("the backend knows no {what} `{name}` of version {version}")).help(help)
 }
 
 impl fmt::Debug for Registry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names = self.encoders.iter().map(|encoder| format!("{} {}", encoder.name(), encoder.version()));
-        f.debug_list().entries(names).finish()
+        let encoders = self.encoders.iter().map(|encoder| format!("{} {}", encoder.name(), encoder.version()));
+        let reducers = self.reducers.iter().map(|reducer| format!("{} {}", reducer.name(), reducer.version()));
+        f.debug_list().entries(encoders).entries(reducers).finish()
     }
 }

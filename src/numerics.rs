@@ -134,7 +134,7 @@ accumulator!(f64, std::convert::identity, std::convert::identity);
 
 /// The f32 nearest to an f64, ties to even.
 #[inline(always)]
-fn narrow_to_f32(value: f64) -> f32 {
+pub(crate) fn narrow_to_f32(value: f64) -> f32 {
     value as f32
 }
 

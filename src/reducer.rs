@@ -2,10 +2,12 @@
 
 mod custom;
 mod expression;
+mod named;
 mod program;
 
 pub use custom::{Component, ComponentText, CustomReducer};
 pub use expression::{Binary, Expression, Scope, Unary, Variable};
+pub use named::NamedReducer;
 pub use program::{Instruction, Program, REGISTERS};
 
 use crate::dtype::DType;
@@ -36,6 +38,7 @@ use std::sync::Arc;
 /// | `count` | n, whatever the rows hold | no | +0 |
 /// | `argmax`, `argmin` | where in its segment the largest, the smallest value stands, as i64: the first of equal ones, the first NaN before all | no | error |
 /// | `custom(…)` | what its expressions say: see [`CustomReducer`] | where they name `w` | the finished identity, else an error |
+/// | `custom(NAME version=1)` | what its Rust code does: see [`RowReducer`](crate::custom::RowReducer) | where it takes them | error |
 ///
 /// In which order, and in which arithmetic, is fixed: see [`numerics`](crate::numerics).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -94,6 +97,8 @@ pub enum Reducer {
     /// One of the user's own, written as expressions.
     #[doc(alias = "monoid")]
     Custom(Arc<CustomReducer>),
+    /// One of the user's own, written in Rust: the backend has to know it.
+    Named(Arc<NamedReducer>),
 }
 
 /// How much of a segment a reducer has to see at once.
@@ -134,6 +139,14 @@ impl Quantile {
 }
 
 impl Reducer {
+    /// A [`RowReducer`](crate::custom::RowReducer) of a user's own, by its name and version, with the numbers that it takes.
+    ///
+    /// # Errors
+    /// `spec-invalid` where this is no name, or an argument is not finite.
+    pub fn named(name: &str, version: u32, arguments: &[f64]) -> Result<Self> {
+        Ok(Reducer::Named(Arc::new(NamedReducer::new(name, version, arguments)?)))
+    }
+
     /// Every reducer, those with parameters at their defaults and at one other setting.
     pub const ALL: [Reducer; 20] = [
         Reducer::Sum,
@@ -182,7 +195,7 @@ impl Reducer {
             Reducer::Count => "count",
             Reducer::ArgMax => "argmax",
             Reducer::ArgMin => "argmin",
-            Reducer::Custom(_) => "custom",
+            Reducer::Custom(_) | Reducer::Named(_) => "custom",
         }
     }
 
@@ -201,12 +214,13 @@ impl Reducer {
             | Reducer::Count
             | Reducer::ArgMax
             | Reducer::ArgMin
-            | Reducer::Custom(_) => ReducerClass::State,
+            | Reducer::Custom(_)
+            | Reducer::Named(_) => ReducerClass::State,
             Reducer::Quantile(_) => ReducerClass::Select,
         }
     }
 
-    /// Whether a weighted form exists.
+    /// Whether a weighted form exists. Of one written in Rust only the backend knows, which refuses it when it compiles the plan.
     pub fn takes_weights(&self) -> bool {
         match self {
             Reducer::Sum
@@ -216,7 +230,8 @@ impl Reducer {
             | Reducer::LogSumExp
             | Reducer::SoftMax
             | Reducer::L1
-            | Reducer::L2 => true,
+            | Reducer::L2
+            | Reducer::Named(_) => true,
             Reducer::Custom(custom) => custom.takes_weights(),
             Reducer::Quantile(_)
             | Reducer::Max
@@ -253,7 +268,8 @@ impl Reducer {
             | Reducer::Count
             | Reducer::ArgMax
             | Reducer::ArgMin
-            | Reducer::Custom(_) => false,
+            | Reducer::Custom(_)
+            | Reducer::Named(_) => false,
         }
     }
 
@@ -276,7 +292,8 @@ impl Reducer {
             | Reducer::First
             | Reducer::Last
             | Reducer::Count
-            | Reducer::Custom(_) => false,
+            | Reducer::Custom(_)
+            | Reducer::Named(_) => false,
         }
     }
 
@@ -312,7 +329,8 @@ impl Reducer {
             | Reducer::First
             | Reducer::Last
             | Reducer::ArgMax
-            | Reducer::ArgMin => OnEmpty::Error,
+            | Reducer::ArgMin
+            | Reducer::Named(_) => OnEmpty::Error,
         }
     }
 }
@@ -323,7 +341,8 @@ impl fmt::Display for Reducer {
         match self {
             Reducer::Var { ddof } | Reducer::Std { ddof } if *ddof > 0 => f.pad(&format!("{}(ddof={ddof})", self.name())),
             Reducer::Quantile(q) if *q != Quantile::MEDIAN => f.pad(&format!("quantile({:?})", q.value())),
-            Reducer::Custom(custom) => f.pad(&custom.to_string()),
+            Reducer::Custom(custom) => custom.fmt(f),
+            Reducer::Named(named) => named.fmt(f),
             _ => f.pad(self.name()),
         }
     }
@@ -359,6 +378,9 @@ impl FromStr for Reducer {
             }
         };
         if let ("custom", Some(inner)) = (word, parameters) {
+            if let Some(named) = NamedReducer::read(inner) {
+                return Ok(Reducer::Named(Arc::new(named?)));
+            }
             return Ok(Reducer::Custom(Arc::new(CustomReducer::read(inner)?)));
         }
         let found = Reducer::ALL.into_iter().find(|reducer| reducer.name() == word).ok_or_else(|| {

@@ -385,6 +385,13 @@ impl Level {
             (Some(_) | None, _) => None,
         };
         let mut parts = Vec::with_capacity(self.reduce.len());
+        let positions = self.reduce.iter().find(|reducer| reducer.gives_positions());
+        let numbers = self.reduce.iter().find(|reducer| !reducer.gives_positions());
+        if let (Some(positions), Some(numbers)) = (positions, numbers) {
+            let message = format!("{positions} gives positions (i64) and {numbers} numbers, which do not stand side by side in one row");
+            return Err(Error::new(ErrorCode::DType, message)
+                .help(format!("keep them apart: a hierarchy of its own for {positions}, over the same segments")));
+        }
         for reducer in &self.reduce {
             let how = self.how(reducer, weights);
             parts.push(graph.fold(below, table, how)?);

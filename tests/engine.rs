@@ -1,9 +1,12 @@
 //! The engine as an embedding program uses it: ten lines from slices to vectors, batch after batch, side by side, and the numbers promised.
 
+mod common;
+
 use half::{bf16, f16};
 use levelfold::graph::{GraphBuilder, Reduce};
-use levelfold::numerics::error_bound;
+use levelfold::numerics::{error_bound, exponent_error_bound, unit_roundoff};
 use levelfold::plan::{Plan, Table, TableForm};
+use levelfold::spec::Encoder;
 use levelfold::{
     Bindings, DType, Engine, EngineOptions, ErrorCode, Hierarchy, Layout, Leaves, Level, OnEmpty, OptLevel, Reducer, Segments, TensorView,
     TensorViewMut,
@@ -296,4 +299,100 @@ fn a_backend_given_a_broken_plan_directly_refuses_it() {
     plan.views[0].features = 4000;
     let refused = levelfold::backend::Backend::compile(&cpu(1), &std::sync::Arc::new(plan)).err().unwrap();
     assert_eq!(refused.code(), ErrorCode::PlanInvalid);
+}
+
+/// Squares of f32 rows overflow from 1.8e19 on, and lose digits below 1e-19; cast to f64 first, inside the fold, they do neither.
+#[test]
+fn norms_and_variances_of_huge_and_tiny_rows_are_right_once_they_are_cast() {
+    let run = |reducer: &Reducer, cast: bool, input: [f32; 2]| {
+        let mut leaves = Leaves::values("x", DType::F32, 1);
+        if cast {
+            leaves = leaves.encode(Encoder::Cast(DType::F64));
+        }
+        let level = Level::new("y", Segments::from_lengths(&[2]).unwrap()).reduce(reducer.clone()).dtype(DType::F32);
+        let prepared = engine(1).prepare(&Hierarchy::new(leaves).level(level)).unwrap();
+        assert_eq!((prepared.plan().steps.len(), prepared.plan().totals.read_bytes), (1, 8 + 16), "cast inside the fold");
+        let mut y = [0.0f32];
+        let bindings = Bindings::new()
+            .input("x", TensorView::from_slice(&input, [2, 1]).unwrap())
+            .output("y", TensorViewMut::from_slice(&mut y, [1, 1]).unwrap());
+        prepared.run(bindings).unwrap();
+        y[0]
+    };
+    let std = Reducer::Std { ddof: 0 };
+    assert_eq!((run(&Reducer::L2, false, [3e19, 4e19]), run(&Reducer::L2, true, [3e19, 4e19])), (f32::INFINITY, 5e19));
+    assert_ne!(run(&Reducer::L2, false, [3e-23, 4e-23]), 5e-23);
+    assert_eq!(run(&Reducer::L2, true, [3e-23, 4e-23]), 5e-23);
+    assert_eq!(run(&std, false, [-3e19, 3e19]), f32::INFINITY);
+    assert_eq!((run(&std, true, [-3e19, 3e19]), run(&std, true, [2f32.powi(-76), 3.0 * 2f32.powi(-76)])), (3e19, 2f32.powi(-76)));
+    assert_eq!(run(&Reducer::L2, false, [1.3e19, 1.3e19]), 1.3e19f32 * 2f32.sqrt());
+}
+
+/// Random segments, heads and types, against f64, inside what the scores and the exponentials may be off by.
+#[test]
+fn pooling_by_learned_queries_is_what_f64_says() {
+    fn pool<T: levelfold::numerics::Value>(seed: u64) {
+        let mut rng = common::Rng::new(seed);
+        let (heads, features) = (1 + rng.below(3) as usize, 1 + rng.below(20) as usize);
+        let lengths: Vec<u64> = (0..1 + rng.below(12)).map(|_| 1 + if rng.chance(4) { rng.below(300) } else { rng.below(40) }).collect();
+        let rows = lengths.iter().sum::<u64>() as usize;
+        let mut numbers = |count: usize, size: f64| -> Vec<T> {
+            (0..count).map(|_| T::from_f64((rng.below(1 << 16) as f64 / 32768.0 - 1.0) * size)).collect()
+        };
+        let x = numbers(rows * features, 2.0);
+        let queries: Vec<Vec<T>> = (0..heads).map(|_| numbers(features, 3.0)).collect();
+        let names: Vec<String> = (0..heads).map(|head| format!("q{head}")).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let hierarchy = Hierarchy::new(Leaves::values("x", T::DTYPE, features as u64))
+            .level(Level::new("y", Segments::from_lengths(&lengths).unwrap()).pool_by(&names));
+        let prepared = engine(2).prepare(&hierarchy).unwrap();
+        let mut y = vec![T::from_f64(0.0); lengths.len() * heads * features];
+        let mut bindings = Bindings::new()
+            .input("x", TensorView::from_slice(&x, [rows, features]).unwrap())
+            .output("y", TensorViewMut::from_slice(&mut y, [lengths.len(), heads * features]).unwrap());
+        for (name, query) in names.iter().zip(&queries) {
+            bindings = bindings.input(name, TensorView::from_slice(query, [1, features]).unwrap());
+        }
+        prepared.run(bindings).unwrap();
+        let (u, r) = (unit_roundoff(T::DTYPE.accumulator()), unit_roundoff(T::DTYPE));
+        let mut first = 0;
+        for (segment, &length) in lengths.iter().enumerate() {
+            let rows: Vec<Vec<f64>> = (first..first + length as usize)
+                .map(|row| x[row * features..(row + 1) * features].iter().map(|x| x.to_f64()).collect())
+                .collect();
+            first += length as usize;
+            for (head, query) in queries.iter().enumerate() {
+                let dot = |row: &[f64], of: fn(f64) -> f64| -> f64 {
+                    row.iter().zip(query).map(|(x, q)| of(x * q.to_f64())).sum::<f64>() / (features as f64).sqrt()
+                };
+                let scores: Vec<f64> = rows.iter().map(|row| dot(row, |x| x)).collect();
+                let size = rows.iter().map(|row| dot(row, f64::abs)).fold(0.0, f64::max);
+                let best = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+                let furthest = scores.iter().map(|score| best - score).fold(0.0, f64::max);
+                let parts: Vec<f64> = scores.iter().map(|score| (score - best).exp()).collect();
+                let sum: f64 = parts.iter().sum();
+                // A score is a chain of products, scaled, each result rounded to the level's type; a part is off by twice that, relative to itself.
+                let score = (features as f64 + 3.0) * u * size + 2.0 * r * size;
+                let relative = 2.0 * (2.0 * score).exp_m1() + 2.0 * exponent_error_bound(length, T::DTYPE, furthest);
+                for feature in 0..features {
+                    let pooled = |of: fn(f64) -> f64| rows.iter().zip(&parts).map(|(row, part)| part * of(row[feature])).sum::<f64>() / sum;
+                    let (exact, magnitude) = (pooled(|x| x), pooled(f64::abs));
+                    let got = y[(segment * heads + head) * features + feature].to_f64();
+                    let allowed =
+                        relative * magnitude + r * exact.abs() + 1e-14 * magnitude + 6e-8 * f64::from(u8::from(T::DTYPE == DType::F16));
+                    assert!(
+                        (got - exact).abs() <= allowed,
+                        "seed {seed}, {}: segment {segment} of {length} rows, head {head}, feature {feature} is {got}, exact {exact}, allowed {allowed:e}",
+                        T::DTYPE
+                    );
+                }
+            }
+        }
+    }
+    for seed in 0..24 {
+        pool::<f32>(seed);
+        pool::<f64>(seed);
+        pool::<f16>(seed);
+        pool::<bf16>(seed);
+    }
 }

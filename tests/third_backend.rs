@@ -25,7 +25,10 @@ struct Noted {
 
 fn noting() -> Noting {
     // A target of its own: other alignment, so other plans.
-    Noting { target: Target { align: 128, ..Target::new("noting") }, inner: ReferenceBackend::new() }
+    Noting {
+        target: Target { align: 128, ..Target::new("noting") },
+        inner: ReferenceBackend::new().with_registry(levelfold_conformance::registry()),
+    }
 }
 
 impl Backend for Noting {

@@ -72,6 +72,13 @@ fn check_spec(hierarchy: Hierarchy, binds: &[Bind], ui: &Ui) -> CliResult {
         for reducer in &level.reduce {
             if let Reducer::Custom(custom) = reducer {
                 custom.check_laws(LAW_SEED).map_err(|error| error.at_level(&*level.name))?;
+                if let Err(error) = custom.check_special_rows(LAW_SEED) {
+                    ui.warn(format_args!(
+                        "{}: {}; rows of NaN or infinity give what depends on where blocks end",
+                        level.name,
+                        error.message()
+                    ));
+                }
             }
         }
     }

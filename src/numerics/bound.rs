@@ -116,7 +116,7 @@ pub fn error_bound(reducer: &Reducer, n: u64, input: DType, output: DType, weigh
         Reducer::Count => both(last, unit_roundoff(output)),
         Reducer::ArgMax | Reducer::ArgMin => 0.0,
         // What its expressions do to rounding errors is not known.
-        Reducer::Custom(_) => f64::INFINITY,
+        Reducer::Custom(_) | Reducer::Named(_) => f64::INFINITY,
     }
 }
 

@@ -148,7 +148,14 @@ impl Reducer {
     /// custom one, whose expressions say what it is.
     pub fn visit_monoid<V: MonoidVisitor>(&self, visitor: V) -> Option<V::Out> {
         match *self {
-            Reducer::Sum | Reducer::Mean | Reducer::Max | Reducer::Min | Reducer::Prod | Reducer::Quantile(_) | Reducer::Custom(_) => None,
+            Reducer::Sum
+            | Reducer::Mean
+            | Reducer::Max
+            | Reducer::Min
+            | Reducer::Prod
+            | Reducer::Quantile(_)
+            | Reducer::Custom(_)
+            | Reducer::Named(_) => None,
             Reducer::Var { ddof } => Some(visitor.visit(Moments { ddof, root: false })),
             Reducer::Std { ddof } => Some(visitor.visit(Moments { ddof, root: true })),
             Reducer::L1 => Some(visitor.visit(Norm::<false>)),

@@ -56,6 +56,8 @@ pub enum Refusal {
     IsOutput,
     /// The level feeds another fold already, from registers.
     FeedsAnother,
+    /// The lower level has several reducers: its rows are all of their results, and a fold is fed by one.
+    SideBySide,
     /// The table of the upper level is not an ordered partition: its rows are not done in order.
     NotPartition,
     /// Fusing would make one piece of work too long to balance over threads.
@@ -151,6 +153,9 @@ impl fmt::Display for Refusal {
             Refusal::UsedElsewhere => f.write_str("its result is used elsewhere too"),
             Refusal::IsOutput => f.write_str("its result is kept, so it is written anyway"),
             Refusal::FeedsAnother => f.write_str("the level feeds another fold already"),
+            Refusal::SideBySide => {
+                f.write_str("the rows between them are the results of several reducers side by side, and a fold is fed by one")
+            }
             Refusal::NotPartition => f.write_str("the upper segments do not partition their rows in order"),
             Refusal::UnitTooLong { unit, limit } => {
                 write!(f, "one unit of work would have {unit} leaf rows, more than the {limit} that balance over threads")

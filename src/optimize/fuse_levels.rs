@@ -13,6 +13,9 @@
 //!
 //! A quantile is never fused: it selects among all rows of a segment at once.
 //!
+//! A level of several reducers is read as rows of all their results side by side, and a stage is fed by one reduction: the level above it starts a
+//! step of its own.
+//!
 //! Where several folds read one level by different tables, the first takes it; the others read what it writes.
 
 use super::{Decision, Exactness, Names, Pass, Refusal};
@@ -62,6 +65,14 @@ fn fuse_next(graph: &mut LevelGraph, lower: NodeId, target: &Target, decisions: 
     let uses = graph.uses(lower);
     let fed = |port: u32| port.checked_sub(first_port).filter(|feed| crate::widen(*feed) < last);
     for used in &uses {
+        if let Op::Concat { .. } = graph.op(used.user) {
+            for above in graph.uses(used.user) {
+                if above.operand == 0 && matches!(graph.op(above.user), Op::Fold { load: FoldLoad::Rows, .. }) {
+                    refuse(graph, lower, above.user, Refusal::SideBySide, decisions);
+                }
+            }
+            continue;
+        }
         if used.operand != 0 || !matches!(graph.op(used.user), Op::Fold { load: FoldLoad::Rows, .. }) {
             continue;
         }

@@ -32,6 +32,8 @@
 //! | `softmax` | 6, its scores included | 1 |
 //! | `median`, `quantile` | 1: what selecting takes depends on the rows | 3 |
 //! | `first`, `last`, `count` | 0 | 0 |
+//! | `custom(…)` | the operations of combining with one more row | those of its finish |
+//! | `custom(NAME version=1)` | 1: what it computes is not known | 1 |
 //!
 //! - An operation on single elements of a fold takes one for each element: n · F before a stage, S · F behind a reduction.
 //! - A fold by counts takes an operation on each id, and for each segment, as if it held every row of the looked-up table, two operations on each
@@ -179,7 +181,9 @@ fn operations(reducer: &Reducer, weighted: bool) -> (u64, u64) {
         Reducer::First | Reducer::Last | Reducer::Count => (0, 0),
         Reducer::ArgMax | Reducer::ArgMin => (1, 0),
         // Each row is combined with what is there already.
-        Reducer::Custom(custom) => (widen_u64(custom.push().code.len()), widen_u64(custom.finishing().code.len())),
+        Reducer::Custom(custom) => custom.operations(),
+        // What it computes is not known.
+        Reducer::Named(_) => (1 + weight, 1),
     }
 }
 

@@ -1,4 +1,5 @@
-//! A plan as a graph in the DOT language: buffers are boxes, steps are ellipses, edges point from what is read to what is written.
+//! A plan as a graph in the DOT language: buffers are boxes, steps are ellipses, edges point from what is read to what is written. A box without
+//! edges says what a reducer written as expressions computes.
 //!
 //! Deterministic, and plain enough for small renderers: nodes and edges with `label`, `shape`, `style` and nothing else. Any name is safe
 //! in it: quotes and backslashes are escaped, control characters are spelled out.
@@ -13,6 +14,9 @@ impl Plan {
         for (index, buffer) in self.buffers.iter().enumerate() {
             let id = BufferId::new(index);
             push_node(&mut out, &id.to_string(), &buffer_label(self, id, buffer), shape_of(buffer));
+        }
+        for (index, (name, custom)) in text::definitions::definitions(self).into_iter().enumerate() {
+            push_node(&mut out, &format!("r{index}"), &[name, custom.definition().to_owned()], "shape=\"box\"");
         }
         for (index, step) in self.steps.iter().enumerate() {
             let id = StepId::new(index);
@@ -117,7 +121,7 @@ fn step_label(plan: &Plan, id: StepId, step: &Step) -> Vec<String> {
         for stage in &fold.stages {
             let name = |reduction: &super::Reduction| {
                 let ops = reduction.ops.iter().map(|op| format!(" then {}", op.name())).collect::<String>();
-                format!("{}{ops}", reduction.reducer.name())
+                format!("{}{ops}", text::definitions::shown(plan, &reduction.reducer))
             };
             let reducers: Vec<String> = stage.reductions.iter().map(name).collect();
             let level = plan.tables.get(stage.table.index()).map_or_else(|| "?".to_owned(), |table| text::name(&table.name));

@@ -24,6 +24,7 @@
 //! | `b2 = with.max b0` | another reducer of the stage above it: the same rows, read once |
 //! | `b3 = then.sum b1 by t1` | the next stage: folds what the stage above it made, rounded, without reading it from memory |
 //! | `_ = map.gelu b0`, `b3 = then.relu _` | an operation on single elements, on what a fold reads or makes |
+//! | `fold.custom(rms)` | a reducer written as expressions, which a line `reducer` gives |
 //! | `_`, `_1` | a result (of a stage with several, which) that is handed on and written nowhere |
 //! | `b1 at b0` | row r is row b0\[r\] of b1: a table lookup |
 //! | `b1[0..4]` | of each row, these columns, half-open |
@@ -38,6 +39,7 @@
 //!
 //! Printing never fails, also for plans that [`verify`](Plan::verify) refuses: what an id misses is shown as `?`.
 
+pub(super) mod definitions;
 mod encode;
 mod fold;
 
@@ -52,7 +54,9 @@ const LINE: usize = 120;
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "plan v{} target={} align={}", self.version, name(&self.target), self.align)?;
-        for (lead, rows) in [("table", table_rows(self)), ("buffer", buffer_rows(self)), ("tile", tile_rows(self))] {
+        for (lead, rows) in
+            [("table", table_rows(self)), ("buffer", buffer_rows(self)), ("tile", tile_rows(self)), ("reducer", reducer_rows(self))]
+        {
             if !rows.is_empty() {
                 writeln!(f)?;
                 write_columns(f, lead, &rows)?;
@@ -189,6 +193,11 @@ fn tile_rows(plan: &Plan) -> Vec<Vec<Cell>> {
         ]
     };
     plan.tiles.iter().map(row).collect()
+}
+
+/// What reducers written as expressions compute.
+fn reducer_rows(plan: &Plan) -> Vec<Vec<Cell>> {
+    definitions::definitions(plan).into_iter().map(|(name, custom)| vec![left(name), left(custom.definition())]).collect()
 }
 
 /// One line of a step: `targets = op sources`.

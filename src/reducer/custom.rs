@@ -3,8 +3,8 @@
 use super::OnEmpty;
 use super::expression::{Expression, Scope, Variable, shown_number};
 use crate::error::{Error, ErrorCode, Result};
-use crate::numerics::MAX_STATE;
 use crate::numerics::elementary::Elementary;
+use crate::numerics::{MAX_STATE, count_to_f64, narrow_to_f32};
 use std::cmp::Ordering;
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -24,6 +24,8 @@ pub struct CustomReducer {
     finish: Expression,
     /// What it is compared by.
     text: String,
+    /// For costs: counted once, and not for every plan.
+    operations: (u64, u64),
 }
 
 /// One number of the state.
@@ -117,7 +119,7 @@ impl CustomReducer {
         };
         let read: Vec<Component> = components.iter().map(read).collect::<Result<_>>()?;
         let finish = Expression::read(finish, Scope::Finish, &names).map_err(|error| in_component(error, name, "finish"))?;
-        let mut made = CustomReducer { name: name.to_owned(), components: read, finish, text: String::new() };
+        let mut made = CustomReducer { name: name.to_owned(), components: read, finish, text: String::new(), operations: (0, 0) };
         made.text = made.written();
         if made.text.len() > LONGEST_TEXT {
             return wrong(format!("`{name}` is {} characters long", made.text.len()), &format!("{LONGEST_TEXT} are the most"));
@@ -125,6 +127,7 @@ impl CustomReducer {
         // Every backend can hold what it computes in so many registers.
         let programs =
             [("lift", made.lifting()), ("lift and combine", made.push()), ("combine", made.combining()), ("finish", made.finishing())];
+        made.operations = (crate::widen_u64(programs[1].1.code.len()), crate::widen_u64(programs[3].1.code.len()));
         for (what, program) in programs {
             let count = program.registers();
             if count > super::REGISTERS {
@@ -142,6 +145,11 @@ impl CustomReducer {
         &self.name
     }
 
+    /// What stands behind its name in its text: components, and the result.
+    pub fn definition(&self) -> &str {
+        self.text.split_once(": ").and_then(|(_, inner)| inner.strip_suffix(')')).unwrap_or("")
+    }
+
     /// The numbers of its state.
     pub fn components(&self) -> &[Component] {
         &self.components
@@ -150,6 +158,11 @@ impl CustomReducer {
     /// The result, from the state of all rows.
     pub fn finish(&self) -> &Expression {
         &self.finish
+    }
+
+    /// The operations of combining with one more row, and of finishing; equal parts count once.
+    pub fn operations(&self) -> (u64, u64) {
+        self.operations
     }
 
     /// Whether rows may have weights.
@@ -195,61 +208,92 @@ impl CustomReducer {
         })
     }
 
-    /// Tries the laws on rows drawn from a seed, in f64: four neighbours give one result however they are bracketed, and the identity changes
-    /// nothing. It cannot prove them.
+    /// Tries the laws on rows drawn from a seed: four neighbours give one result however they are bracketed, in f64 and in f32, which blocks are computed in,
+    /// and the identity changes nothing. It cannot prove them.
+    ///
+    /// Results a and b may be apart by 1e-9 · (1 + max(|a|, |b|)), in f32 by 1e-4 · the same.
     ///
     /// # Errors
     /// `reducer-law`, with the rows and what came out.
     pub fn check_laws(&self, seed: u64) -> Result<()> {
-        let mut state = seed ^ 0x9e37_79b9_7f4a_7c15;
-        let mut next = move || {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            crate::numerics::count_to_f64(state >> 12) / crate::numerics::count_to_f64(1 << 52)
-        };
-        let close = |a: f64, b: f64| {
-            let near = || a.is_finite() && b.is_finite() && (a - b).abs() <= 1e-9 * (1.0 + a.abs().max(b.abs()));
-            (a.is_nan() && b.is_nan()) || a == b || near()
-        };
+        let mut draw = Draw(seed ^ 0x9e37_79b9_7f4a_7c15);
         for round in 0..256 {
             let scale = [1.0, 1.0, 8.0, 0.125][round % 4];
-            // Distinct magnitudes and signs, a zero and a repeat now and then.
-            let mut x: [f64; 4] = std::array::from_fn(|_| (2.0 * next() - 1.0) * scale);
+            // Distinct magnitudes and signs, a zero and a repeat now and then; numbers of f32, so that both types get the same.
+            let mut x: [f64; 4] = std::array::from_fn(|_| narrow_to_f32((2.0 * draw.next() - 1.0) * scale).into());
             if round % 8 == 5 {
                 x[round / 8 % 4] = 0.0;
             }
             if round % 8 == 6 {
                 x[1] = x[0];
             }
-            let w: [f64; 4] = std::array::from_fn(|_| if self.takes_weights() { 0.25 + next() } else { 1.0 });
-            let [a, b, c, d]: [Vec<f64>; 4] = std::array::from_fn(|row| self.lifted(x[row], w[row]));
-            let both = |older: &[f64], newer: &[f64]| self.combined(older, newer);
-            let left = self.finished(&both(&both(&both(&a, &b), &c), &d));
-            let others = [
-                ("(a b) (c d)", both(&both(&a, &b), &both(&c, &d))),
-                ("a (b (c d))", both(&a, &both(&b, &both(&c, &d)))),
-                ("(a (b c)) d", both(&both(&a, &both(&b, &c)), &d)),
-                ("a ((b c) d)", both(&a, &both(&both(&b, &c), &d))),
-            ];
-            for (bracketed, other) in others {
-                let other = self.finished(&other);
-                if !close(left, other) {
-                    return Err(self.broken(format!(
-                        "for the rows {x:?} (a, b, c, d; weights {w:?}; seed {seed}) ((a b) c) d gives {left} and {bracketed} gives {other}: combine is not associative"
-                    )));
-                }
+            let w: [f64; 4] = std::array::from_fn(|_| if self.takes_weights() { narrow_to_f32(0.25 + draw.next()).into() } else { 1.0 });
+            self.try_brackets::<f64>(x, w, 1e-9, seed)?;
+            self.try_brackets::<f32>(x, w, 1e-4, seed)?;
+            self.try_identity(x, w, seed)?;
+        }
+        Ok(())
+    }
+
+    /// The same with a NaN, an infinity or a zero of either sign among the rows: results have to be NaN together, the same infinity together, or close.
+    /// Where that fails, what a segment with such rows gives depends on where its blocks end.
+    ///
+    /// # Errors
+    /// `reducer-law`, with the rows and what came out.
+    pub fn check_special_rows(&self, seed: u64) -> Result<()> {
+        let mut draw = Draw(seed ^ 0x9e37_79b9_7f4a_7c15);
+        let special = [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, 0.0, -0.0];
+        // Each of them in each place, and each two of them.
+        for case in 0..special.len() * special.len() * 12 {
+            let mut x: [f64; 4] = std::array::from_fn(|_| narrow_to_f32(2.0 * draw.next() - 1.0).into());
+            let (first, second, places) =
+                (case % special.len(), case / special.len() % special.len(), case / (special.len() * special.len()));
+            let (one, other) = (places % 4, (places % 4 + 1 + places / 4) % 4);
+            x[one] = special[first];
+            x[other] = special[second];
+            self.try_brackets::<f64>(x, [1.0; 4], 1e-9, seed)?;
+        }
+        Ok(())
+    }
+
+    /// Four neighbours, bracketed in every way.
+    fn try_brackets<A: Elementary>(&self, x: [f64; 4], w: [f64; 4], tolerance: f64, seed: u64) -> Result<()> {
+        let [a, b, c, d]: [Vec<A>; 4] = std::array::from_fn(|row| self.lifted(A::of_f64(x[row]), A::of_f64(w[row])));
+        let both = |older: &[A], newer: &[A]| self.combined(older, newer);
+        let finished = |state: &[A]| self.finished(state).as_f64();
+        let left = finished(&both(&both(&both(&a, &b), &c), &d));
+        for (bracketed, other) in [
+            ("(a b) (c d)", both(&both(&a, &b), &both(&c, &d))),
+            ("a (b (c d))", both(&a, &both(&b, &both(&c, &d)))),
+            ("(a (b c)) d", both(&both(&a, &both(&b, &c)), &d)),
+            ("a ((b c) d)", both(&a, &both(&both(&b, &c), &d))),
+        ] {
+            let other = finished(&other);
+            if !close(left, other, tolerance) {
+                return Err(self.broken(format!(
+                    "for the rows {x:?} (a, b, c, d; weights {w:?}; seed {seed}; {}) ((a b) c) d gives {left} and {bracketed} gives {other}: combine is not associative",
+                    A::DTYPE
+                )));
             }
-            let identity: Option<Vec<f64>> = self.components.iter().map(|component| component.identity).collect();
-            let Some(identity) = identity else { continue };
-            let alone = self.finished(&both(&a, &b));
-            for (side, other) in [("before", both(&both(&identity, &a), &b)), ("behind", both(&both(&a, &b), &identity))] {
-                let other = self.finished(&other);
-                if !close(alone, other) {
-                    return Err(self.broken(format!(
-                        "the rows {:?} (weights {:?}; seed {seed}) give {alone}, and with the identity {side} them {other}: the identity is none",
-                        &x[..2],
-                        &w[..2]
-                    )));
-                }
+        }
+        Ok(())
+    }
+
+    /// The identity before and behind two rows.
+    fn try_identity(&self, x: [f64; 4], w: [f64; 4], seed: u64) -> Result<()> {
+        let identity: Option<Vec<f64>> = self.components.iter().map(|component| component.identity).collect();
+        let Some(identity) = identity else { return Ok(()) };
+        let (a, b) = (self.lifted(x[0], w[0]), self.lifted(x[1], w[1]));
+        let both = |older: &[f64], newer: &[f64]| self.combined(older, newer);
+        let alone = self.finished(&both(&a, &b));
+        for (side, other) in [("before", both(&both(&identity, &a), &b)), ("behind", both(&both(&a, &b), &identity))] {
+            let other = self.finished(&other);
+            if !close(alone, other, 1e-9) {
+                return Err(self.broken(format!(
+                    "the rows {:?} (weights {:?}; seed {seed}) give {alone}, and with the identity {side} them {other}: the identity is none",
+                    &x[..2],
+                    &w[..2]
+                )));
             }
         }
         Ok(())
@@ -301,6 +345,22 @@ impl CustomReducer {
             read.push(ComponentText { name: component.trim(), lift: lift.trim(), combine: combine.trim(), identity });
         }
         CustomReducer::new(name.trim(), &read, finish.trim())
+    }
+}
+
+/// Whether results are the same but for rounding.
+fn close(a: f64, b: f64, tolerance: f64) -> bool {
+    let near = || a.is_finite() && b.is_finite() && (a - b).abs() <= tolerance * (1.0 + a.abs().max(b.abs()));
+    (a.is_nan() && b.is_nan()) || a == b || near()
+}
+
+/// Numbers from 0 to 1, from a seed.
+struct Draw(u64);
+
+impl Draw {
+    fn next(&mut self) -> f64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        count_to_f64(self.0 >> 12) / count_to_f64(1 << 52)
     }
 }
 

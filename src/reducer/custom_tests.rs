@@ -152,10 +152,77 @@ fn laws_that_do_not_hold_are_found() {
 }
 
 #[test]
+fn special_rows_that_depend_on_brackets_are_found() {
+    let check = |text: &str| custom(text).check_special_rows(7);
+    for text in [
+        RMS,
+        "custom(t: s from x by max(a.s, b.s) else -inf; s)",
+        "custom(last: s from x by b.s; s)",
+        // Of rows that are all −∞ the largest is shifted by 0.
+        "custom(lse: m from x by max(a.m, b.m); s from 1 by a.s * exp(a.m - max(max(a.m, b.m), -1e300)) + b.s * exp(b.m - max(max(a.m, b.m), -1e300)); m + log(s))",
+    ] {
+        check(text).unwrap();
+    }
+    // e^(−∞ − −∞) is a NaN where two such rows meet, and none where they meet a number first.
+    let shifted =
+        "custom(lse: m from x by max(a.m, b.m); s from 1 by a.s * exp(a.m - max(a.m, b.m)) + b.s * exp(b.m - max(a.m, b.m)); m + log(s))";
+    custom(shifted).check_laws(7).unwrap();
+    let error = check(shifted).unwrap_err();
+    assert_eq!(error.code(), ErrorCode::ReducerLaw);
+    assert!(error.to_string().contains("inf") && error.to_string().contains("combine is not associative"), "{error}");
+}
+
+#[test]
+fn laws_hold_in_the_arithmetic_of_blocks_too() {
+    // Exact in f64, and in f32 every sum is rounded to another multiple.
+    let error = custom("custom(t: s from x + 131072 by a.s + b.s - 131072; s - 131072)").check_laws(7).unwrap_err();
+    assert!(error.to_string().contains("; f32)"), "{error}");
+}
+
+#[test]
 fn parts_are_read_as_the_text_is() {
     let parts = [
         ComponentText { name: "s", lift: "x * x", combine: "a.s + b.s", identity: Some(0.0) },
         ComponentText { name: "n", lift: "1", combine: "a.n + b.n", identity: Some(0.0) },
     ];
     assert_eq!(CustomReducer::new("rms", &parts, "sqrt(s / n)").unwrap(), custom(RMS));
+}
+
+#[test]
+fn reducers_in_rust_are_named_with_version_and_arguments() {
+    for (text, printed) in [
+        ("custom(rms version=1)", "custom(rms version=1)"),
+        ("custom(power-mean  version = 12 ,3.0,-.5, 1e-9)", "custom(power-mean version=12, 3, -0.5, 1e-9)"),
+    ] {
+        let reducer = read(text);
+        assert_eq!((reducer.to_string().as_str(), reducer.name()), (printed, "custom"));
+        assert_eq!(read(printed), reducer);
+        let json = serde_json::to_string(&reducer).unwrap();
+        assert_eq!(serde_json::from_str::<Reducer>(&json).unwrap(), reducer, "{json}");
+        assert_eq!(reducer.default_on_empty(), OnEmpty::Error);
+    }
+    let Reducer::Named(named) = read("custom(power-mean version=12, 3, -0.5)") else { panic!("named") };
+    assert_eq!((named.name(), named.version(), named.arguments()), ("power-mean", 12, &[3.0, -0.5][..]));
+    assert_eq!(Reducer::named("power-mean", 12, &[3.0, -0.5]).unwrap(), Reducer::Named(named));
+    assert_ne!(read("custom(t version=1, 1)"), read("custom(t version=1, 2)"));
+    let told = |text: &str| text.parse::<Reducer>().unwrap_err().to_string();
+    insta::assert_snapshot!([
+        told("custom(t version=one)"), told("custom(t version=-1)"), told("custom(t version=1, x)"), told("custom(t version=1, )"), told("custom(t version=1, inf)"),
+        told("custom(2t version=1)"), told(&format!("custom(t version=1{})", ", 1".repeat(17))),
+    ].join("\n"), @r"
+    `one` is no version of the reducer `t`; write for instance `custom(power-mean version=1, 3)` [spec-invalid]
+    `-1` is no version of the reducer `t`; write for instance `custom(power-mean version=1, 3)` [spec-invalid]
+    `x` is no number for an argument of the reducer `t`; write for instance `custom(power-mean version=1, 3)` [spec-invalid]
+    `` is no number for an argument of the reducer `t`; write for instance `custom(power-mean version=1, 3)` [spec-invalid]
+    the reducer `t` is given inf; arguments are finite numbers [spec-invalid]
+    `2t` is no name for a reducer; a name is a letter, then letters, digits, `_` and `-`, 40 at most [spec-invalid]
+    the reducer `t` is given 17 arguments; 16 are the most [spec-invalid]
+    ");
+}
+
+#[test]
+fn operations_are_counted_once_and_are_those_of_its_programs() {
+    let rms = custom(RMS);
+    assert_eq!(rms.operations(), (rms.push().code.len() as u64, rms.finishing().code.len() as u64));
+    assert_eq!(rms.definition(), "s from x * x by a.s + b.s else 0; n from 1 by a.n + b.n else 0; sqrt(s / n)");
 }

@@ -17,7 +17,7 @@
 //! | `leaves.ids`, `leaves.table` | instead of these two: `{"name"?, "dtype"}` and `{"name"?, "dtype", "rows", "features"}`; bound as `<leaves>.ids` and `<leaves>.table` unless named |
 //! | `leaves.rows`, `leaves.keep` | the row count, where it does not follow from the segments; whether the leaves are an output too |
 //! | `segments` | a name to bind segments under, or one of `{"lengths"}`, `{"offsets", "rows"?, "partial"?}`, `{"ranges", "rows"?}`, `{"ids", "count"}`, `{"boundaries", "rows"?}`; `rows` may be left out where the level below says it |
-//! | `reduce` | a reducer ([`Reducer`]: `"mean"`, `"var(ddof=1)"`, or [one of your own](crate::reducer::CustomReducer): `{"custom": {"name": …, "state": [{"name": …, "lift": …, "combine": …, "identity": …}], "finish": …}}`), or a list of them whose results stand side by side |
+//! | `reduce` | a reducer ([`Reducer`]: `"mean"`, `"var(ddof=1)"`, or [one of your own](crate::reducer::CustomReducer): `{"custom": {"name": …, "state": [{"name": …, "lift": …, "combine": …, "identity": …}], "finish": …}}`, or written in Rust: `{"custom": {"name": …, "version": 1, "arguments": [3]}}`), or a list of them whose results stand side by side |
 //! | `weights` | a name to bind one weight per row of the level below under, or `{"name", "dtype"}` |
 //! | `query` | a name, or a list of names (heads), of parameters `[1, features]` that `softmax` takes its scores from, in place of `weights` |
 //! | `on_empty` | `"zero"`, `"nan"`, `"error"` or `{"fill": x}` |

@@ -9,6 +9,7 @@ mod inputs;
 mod levels;
 mod random;
 mod reducers;
+mod registered;
 
 use crate::case::Case;
 use crate::run::{POISON, Wanted};
@@ -35,6 +36,8 @@ pub enum Group {
     SpecialValues,
     /// Reducers with a state: everything above, for each of them.
     Reducers,
+    /// Row encoders and reducers that users bring in Rust.
+    Registered,
     /// Weighted sums and means.
     Weights,
     /// Several reductions of the same rows, and their results side by side.
@@ -69,7 +72,7 @@ pub enum Group {
 
 impl Group {
     /// Every group.
-    pub const ALL: [Group; 23] = [
+    pub const ALL: [Group; 24] = [
         Group::Lengths,
         Group::Features,
         Group::Layouts,
@@ -78,6 +81,7 @@ impl Group {
         Group::Shapes,
         Group::SpecialValues,
         Group::Reducers,
+        Group::Registered,
         Group::Weights,
         Group::Siblings,
         Group::Levels,
@@ -106,6 +110,7 @@ impl Group {
             Group::Layouts => inputs::layouts(),
             Group::SpecialValues => inputs::special_values(),
             Group::Reducers => reducers::reducers(),
+            Group::Registered => registered::registered(),
             Group::Weights => inputs::weights(),
             Group::Lookups => inputs::lookups(),
             Group::Levels => levels::levels(),
@@ -158,6 +163,7 @@ impl Group {
             | Group::Shapes
             | Group::SpecialValues
             | Group::Reducers
+            | Group::Registered
             | Group::Weights
             | Group::Siblings
             | Group::Levels

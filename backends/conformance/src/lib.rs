@@ -23,6 +23,8 @@
 //! # fn main() {}
 //! ```
 //!
+//! A backend that runs encoders and reducers of a user's own is given those of the suite, by [`registry`]; one that refuses such steps skips their group.
+//!
 //! What a case is held to stands in [`run`]: the bits of the reference, the bounds of an independent oracle, the bytes of the plan.
 //! Nothing here is random but by a seed, and failures print it.
 
@@ -30,6 +32,7 @@ pub mod case;
 pub mod groups;
 pub mod oracle;
 pub mod random;
+mod registry;
 pub mod run;
 pub mod tensor;
 
@@ -38,6 +41,7 @@ use levelfold::{Error, ErrorCode, Result};
 use std::fmt;
 
 pub use groups::Group;
+pub use registry::registry;
 
 /// What the suite asks of the backend that it has made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -100,7 +104,7 @@ macro_rules! conformance_tests {
     (@all $make:expr, $threads:expr) => {
         $crate::conformance_tests!(@each $make, $threads;
             lengths Lengths, features Features, layouts Layouts, ranges Ranges, empty_segments EmptySegments, shapes Shapes,
-            special_values SpecialValues, reducers Reducers, weights Weights, siblings Siblings, levels Levels, lookups Lookups, literal Literal,
+            special_values SpecialValues, reducers Reducers, registered Registered, weights Weights, siblings Siblings, levels Levels, lookups Lookups, literal Literal,
             row_ops RowOps, products Products, attention Attention, encoded_levels EncodedLevels, large Large, random_hierarchies RandomHierarchies, random_graphs RandomGraphs, bad_bindings BadBindings,
             bad_values BadValues, side_by_side SideBySide);
     };

@@ -39,7 +39,7 @@ impl<'c> Wanted<'c> {
     /// # Errors
     /// What differs, in words.
     pub fn of(case: &'c Case) -> Result<Self, String> {
-        let reference = ReferenceBackend::new().with_poison(POISON);
+        let reference = ReferenceBackend::new().with_poison(POISON).with_registry(crate::registry());
         let planned = plan(case, &reference, OptLevel::O0).map_err(|error| case.failed("reference", &error.to_string()))?;
         let run = |which: u64| {
             let inputs = case.inputs(which);
@@ -95,7 +95,7 @@ impl<'c> Wanted<'c> {
 
     /// What the reference gives for a plan, inside the bound of the graph that the plan was made from.
     fn of_plan(&self, planned: &Planned) -> Result<[Tensors; 2], String> {
-        let reference = ReferenceBackend::new().with_poison(POISON);
+        let reference = ReferenceBackend::new().with_poison(POISON).with_registry(crate::registry());
         let plan = Plan { target: reference.target().name.clone(), ..planned.plan.clone() };
         let planned = Planned { plan, graph: planned.graph.clone(), tables: planned.tables.clone() };
         let run = |which: usize| {

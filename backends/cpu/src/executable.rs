@@ -118,7 +118,8 @@ impl CpuExecutable {
         for (index, step) in plan.steps.iter().enumerate() {
             steps.push(match &step.kind {
                 StepKind::Fold(fold) => {
-                    let fold = FoldStep::compile(&plan, fold, shared.isa, shared.stream_bytes)?;
+                    let fold = FoldStep::compile(&plan, fold, shared.isa, shared.stream_bytes, &shared.registry)
+                        .map_err(|error| error.at_level(StepId::new(index).to_string()))?;
                     stride = stride.max(fold.scratch_bytes);
                     if let (Some(histogram), moved) = (&fold.histogram, work(step))
                         && !shared.is_small(moved)

@@ -17,6 +17,7 @@ use crate::states::{self, States};
 use crate::stream;
 use half::{bf16, f16};
 use levelfold::backend::TableSet;
+use levelfold::custom::Registry;
 use levelfold::encoder::dtype_after;
 use levelfold::error::{Error, ErrorCode, Result};
 use levelfold::ids::{TableId, ViewId};
@@ -134,7 +135,7 @@ const CACHED_BYTES: u64 = 1 << 20;
 
 impl FoldStep {
     /// Compiles a fold for an instruction set. Outputs of `stream_bytes` or more go past the cache.
-    pub(crate) fn compile(plan: &Plan, fold: &Fold, isa: Isa, stream_bytes: u64) -> Result<Self> {
+    pub(crate) fn compile(plan: &Plan, fold: &Fold, isa: Isa, stream_bytes: u64, registry: &Registry) -> Result<Self> {
         let view = fold.load.values();
         let features = narrow(plan.view(view).features)?;
         let mut input = plan.buffer_of(view).dtype;
@@ -185,7 +186,7 @@ impl FoldStep {
             let mut reductions = Vec::with_capacity(stage.reductions.len());
             let (mut weight_read, mut segment_written, mut partial) = (0, 0, 0);
             for reduction in &stage.reductions {
-                let states = states::select(isa, input, &reduction.reducer);
+                let states = states::find(isa, input, reduction, registry)?;
                 // The kernels of a sum round the results of a state; positions need no rounding.
                 let (plain, output) = match (reduction.reducer.class(), reduction.dtype) {
                     (ReducerClass::Plain, output) => (&reduction.reducer, output),

@@ -290,7 +290,8 @@ fn select_op<T: Cell>(isa: Isa, reducer: &Reducer, output: DType) -> Option<Kern
         | Reducer::Count
         | Reducer::ArgMax
         | Reducer::ArgMin
-        | Reducer::Custom(_) => None,
+        | Reducer::Custom(_)
+        | Reducer::Named(_) => None,
     }
 }
 

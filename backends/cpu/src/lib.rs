@@ -19,6 +19,7 @@ mod kernels;
 mod load;
 mod memory;
 mod moves;
+mod named;
 mod narrow;
 mod programs;
 mod select;

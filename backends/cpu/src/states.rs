@@ -5,11 +5,14 @@
 pub(crate) mod body;
 
 use crate::kernels::{Block, Isa};
+use crate::named;
 use crate::programs::Custom;
 use crate::vector::Cell;
 use half::{bf16, f16};
+use levelfold::custom::Registry;
 use levelfold::numerics::{Accumulator, BLOCK_ROWS, Monoid, MonoidVisitor};
-use levelfold::{DType, Reducer};
+use levelfold::plan::Reduction;
+use levelfold::{DType, Reducer, Result};
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 use std::ops::Range;
@@ -45,6 +48,13 @@ pub(crate) trait States: Send + Sync {
     unsafe fn finish_tree(&self, slot: *const f64, n: f64, out: *mut f64, features: usize);
 }
 
+/// The states of any reducer, also of one that only the registry knows; `None` as for [`select`].
+pub(crate) fn find(isa: Isa, input: DType, reduction: &Reduction, registry: &Registry) -> Result<Option<Box<dyn States>>> {
+    let Reducer::Named(named) = &reduction.reducer else { return Ok(select(isa, input, &reduction.reducer)) };
+    let bound = registry.find_reducer(named)?;
+    Ok(named::select(input, if reduction.weights.is_some() { bound.with_weights()? } else { bound }))
+}
+
 /// The states of any monoid over rows of a type; `None` where that is not one of values.
 pub(crate) fn of_monoid<M: Monoid>(isa: Isa, input: DType, monoid: M) -> Option<Box<dyn States>> {
     let single = || Box::new(Of::<f32, M> { monoid, isa, accumulators: PhantomData });
@@ -77,7 +87,7 @@ pub(crate) fn dividing(isa: Isa, accumulator: DType) -> Divide {
 }
 
 /// The states of a reducer; `None` where it is plain, or where the type is not one of values.
-pub(crate) fn select(isa: Isa, input: DType, reducer: &Reducer) -> Option<Box<dyn States>> {
+fn select(isa: Isa, input: DType, reducer: &Reducer) -> Option<Box<dyn States>> {
     let widened = |widen: Widen| Some(Box::new(Widened { states: select_of::<f32>(isa, reducer)?, widen }) as Box<dyn States>);
     match input {
         DType::F32 => select_of::<f32>(isa, reducer),

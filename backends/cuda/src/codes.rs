@@ -38,8 +38,8 @@ pub fn reducer_code(reducer: &Reducer) -> u32 {
         Reducer::ArgMax => 14,
         Reducer::ArgMin => 15,
         Reducer::Custom(_) => 16,
-        // It has no kernel: a step with one is refused before.
-        Reducer::Quantile(_) => u32::MAX,
+        // These have no kernel: a step with one is refused before.
+        Reducer::Quantile(_) | Reducer::Named(_) => u32::MAX,
     }
 }
 

@@ -4,7 +4,7 @@ use crate::args::{MOST_REDUCTIONS, MOST_STAGES};
 use levelfold::backend::{FusionLimits, Target};
 use levelfold::plan::{CopyKind, Fold, Load, StepKind};
 use levelfold::reducer::ReducerClass;
-use levelfold::{DType, Error, ErrorCode};
+use levelfold::{DType, Error, ErrorCode, Reducer};
 
 /// Arena buffers begin where a whole row of a warp's reads does.
 const ALIGN: u64 = 256;
@@ -49,6 +49,10 @@ fn supports_fold(fold: &Fold) -> Result<(), String> {
         return Err(format!("it makes {} reductions in one step; CUDA kernels take up to {MOST_REDUCTIONS}", reductions.len()));
     }
     for reduction in reductions {
+        // What is written in Rust runs where Rust runs.
+        if let Reducer::Named(_) = reduction.reducer {
+            return Err(format!("`{}` has no kernel on the CUDA backend", reduction.reducer));
+        }
         if let Some(op) = reduction.ops.first().filter(|_| !reduction.dtype.is_float()) {
             return Err(format!("`{op}` of what is no number of a row has no kernel on the CUDA backend"));
         }

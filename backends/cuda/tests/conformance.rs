@@ -40,7 +40,7 @@ macro_rules! groups {
 
 groups! {
     lengths Lengths 1, features Features 1, layouts Layouts 1, ranges Ranges 1, empty_segments EmptySegments 1, shapes Shapes 1,
-    special_values SpecialValues 1, reducers Reducers 53, weights Weights 1, siblings Siblings 1, levels Levels 1, lookups Lookups 1, literal Literal 1,
+    special_values SpecialValues 1, reducers Reducers 53, registered Registered 1, weights Weights 1, siblings Siblings 1, levels Levels 1, lookups Lookups 1, literal Literal 1,
     row_ops RowOps 1, products Products 1, attention Attention 1, encoded_levels EncodedLevels 1, large Large 1,
     random_hierarchies RandomHierarchies 8, random_graphs RandomGraphs 8, bad_bindings BadBindings 1, bad_values BadValues 1,
     side_by_side SideBySide 1,

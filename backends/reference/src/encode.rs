@@ -5,6 +5,7 @@
 
 use crate::flops::{Flops, count};
 use crate::memory::{Memory, Segment, size};
+use crate::named;
 use crate::{scalar, tree};
 use levelfold::backend::TableSet;
 use levelfold::custom::{Registry, RowEncoder};
@@ -101,10 +102,20 @@ fn apply_custom(encoder: &dyn RowEncoder, rows: &Rows) -> Array2<f64> {
 /// Whether everything that a plan names is known.
 pub(crate) fn check_custom(plan: &Plan, registry: &Registry) -> Result<()> {
     for (index, step) in plan.steps.iter().enumerate() {
-        let StepKind::Encode(encode) = &step.kind else { continue };
-        for op in &encode.encoding.ops {
-            if let RowOp::Custom { name, version } = op {
-                registry.find_encoder(name, *version).map_err(|error| error.at_level(StepId::new(index).to_string()))?;
+        let at = |error: Error| error.at_level(StepId::new(index).to_string());
+        match &step.kind {
+            StepKind::Copy(_) => {}
+            StepKind::Fold(fold) => {
+                for reduction in fold.stages.iter().flat_map(|stage| &stage.reductions) {
+                    named::check(reduction, registry).map_err(at)?;
+                }
+            }
+            StepKind::Encode(encode) => {
+                for op in &encode.encoding.ops {
+                    if let RowOp::Custom { name, version } = op {
+                        registry.find_encoder(name, *version).map_err(at)?;
+                    }
+                }
             }
         }
     }

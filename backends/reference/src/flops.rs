@@ -39,6 +39,7 @@ pub(crate) fn of_reducer(reducer: &Reducer, weighted: bool) -> (u64, u64) {
         Reducer::Quantile(_) => (1, 3),
         Reducer::ArgMax | Reducer::ArgMin => (1, 0),
         Reducer::First | Reducer::Last | Reducer::Count => (0, 0),
+        Reducer::Named(_) => (product + 1, 1),
         Reducer::Custom(custom) => (count(custom.push().code.len()), count(custom.finishing().code.len())),
     }
 }

@@ -2,8 +2,9 @@
 
 use crate::copy::look_up;
 use crate::memory::{Memory, Segment, size};
-use crate::{flops, histogram, scalar, tree};
+use crate::{flops, histogram, named, scalar, tree};
 use levelfold::backend::TableSet;
+use levelfold::custom::Registry;
 use levelfold::dtype::DType;
 use levelfold::encoder::{ElementOp, dtype_after};
 use levelfold::numerics::Accumulator;
@@ -21,7 +22,7 @@ struct Made {
 }
 
 /// Runs one fold step.
-pub(crate) fn run(plan: &Plan, fold: &Fold, tables: &TableSet, memory: &mut Memory<'_, '_>) -> Result<()> {
+pub(crate) fn run(plan: &Plan, fold: &Fold, tables: &TableSet, memory: &mut Memory<'_, '_>, registry: &Registry) -> Result<()> {
     if let Load::Histogram { ids, table } = fold.load {
         return histogram::run(plan, fold, ids, table, tables, memory);
     }
@@ -55,9 +56,12 @@ pub(crate) fn run(plan: &Plan, fold: &Fold, tables: &TableSet, memory: &mut Memo
                     // Their sum is the divisor, of all features.
                     memory.count_flops(flops::count(segment.len()));
                 }
+                // What is written in Rust sees whole rows.
+                let whole = named::reduce(reduction, registry, dtype, values.view(), weights.as_ref(), index)?;
                 for feature in 0..features {
                     let column = values.column(feature);
                     let folded = match dtype.accumulator() {
+                        _ if whole.is_some() => whole.as_ref().map_or(f64::NAN, |row| row[feature]),
                         DType::F64 => reduce::<f64>(reduction, column, weights.as_ref(), index)?,
                         DType::F32 => reduce::<f32>(reduction, column, weights.as_ref(), index)?,
                         other @ (DType::F16 | DType::BF16 | DType::U8 | DType::U16 | DType::U32 | DType::I32 | DType::I64) => {
@@ -168,14 +172,19 @@ fn reduce<A: Elementary + Packed<Number = A>>(
     segment: usize,
 ) -> Result<f64> {
     if column.is_empty() {
-        return reduction.on_empty.value().ok_or_else(|| {
-            Error::new(ErrorCode::EmptySegment, format!("segment {segment} is empty, and {} has no value for it", reduction.reducer))
-        });
+        return empty(reduction, segment);
     }
     // Exact: every value and weight is a number of the accumulator's type.
     let column: Vec<A> = column.iter().map(|&x| A::of_f64(x)).collect();
     let weights: Option<Vec<A>> = weights.map(|weights| weights.iter().map(|&w| A::of_f64(w)).collect());
     Ok(tree::reduce(&reduction.reducer, &column, weights.as_deref()))
+}
+
+/// What an empty segment gives.
+pub(crate) fn empty(reduction: &Reduction, segment: usize) -> Result<f64> {
+    reduction.on_empty.value().ok_or_else(|| {
+        Error::new(ErrorCode::EmptySegment, format!("segment {segment} is empty, and {} has no value for it", reduction.reducer))
+    })
 }
 
 /// Stores what a reduction made, where it is written at all.

@@ -15,6 +15,7 @@ mod flops;
 mod fold;
 mod histogram;
 mod memory;
+mod named;
 mod scalar;
 mod tree;
 
@@ -45,7 +46,7 @@ impl ReferenceBackend {
         ReferenceBackend { target: Target::new(TARGET), poison: None, registry: Registry::new() }
     }
 
-    /// With what users bring: their encoders, by name and version.
+    /// With what users bring: their encoders and reducers, by name and version.
     #[must_use]
     pub fn with_registry(mut self, registry: Registry) -> Self {
         self.registry = registry;
@@ -175,7 +176,7 @@ impl Run<'_> {
     fn step(&self, index: usize, memory: &mut Memory<'_, '_>, report: &mut RunReport) -> Result<()> {
         let start = Instant::now();
         let done = match &self.plan.steps[index].kind {
-            StepKind::Fold(fold) => fold::run(self.plan, fold, self.tables, memory),
+            StepKind::Fold(fold) => fold::run(self.plan, fold, self.tables, memory, self.registry),
             StepKind::Copy(copy) => copy::run(self.plan, copy, self.tables, memory),
             StepKind::Encode(encode) => encode::run(self.plan, encode, self.tables, memory, self.registry),
         };

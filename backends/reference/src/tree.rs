@@ -20,6 +20,7 @@ pub(crate) fn reduce<A: Elementary + Packed<Number = A>>(reducer: &Reducer, valu
         Reducer::Prod => reduce_with::<MulOp, A>(reducer, values, weights),
         Reducer::Quantile(q) => quantile(q.value(), values),
         Reducer::Custom(custom) => reduce_custom(custom, values, weights),
+        Reducer::Named(_) => unreachable!("it sees whole rows: `named`"),
         Reducer::Var { .. }
         | Reducer::Std { .. }
         | Reducer::LogSumExp

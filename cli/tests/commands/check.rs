@@ -119,7 +119,7 @@ fn custom_reducers_are_tried_and_explained() {
     assert_contains(&told, "rms");
     assert_contains(
         &run(&["explain", &example("custom.json")]).ok(),
-        "custom(rms: s from x * x by a.s + b.s else 0; n from 1 by a.n + b.n else 0; sqrt(s / n))",
+        "reducer custom(rms) s from x * x by a.s + b.s else 0; n from 1 by a.n + b.n else 0; sqrt(s / n)",
     );
     let spec = std::fs::read_to_string(example("custom.json")).unwrap();
     let changed = |from: &str, to: &str| run(&["check", &folder.write("c.json", spec.replacen(from, to, 1))]).error();
@@ -134,4 +134,34 @@ fn custom_reducers_are_tried_and_explained() {
     let plan = folder.write("plan.json", &plan);
     assert_contains(&run(&["check", &plan, "--spec", &example("custom.json")]).ok(), "the plan computes what the spec asks for");
     assert_contains(&run(&["explain", &example("custom.json"), "--target", "cuda"]).ok(), "custom(rms");
+}
+
+#[test]
+fn reducers_in_rust_are_planned_and_refused_where_they_would_run() {
+    let folder = Folder::new();
+    let spec = folder.write(
+        "mine.json",
+        r#"{"leaves": {"name": "x", "dtype": "f32", "features": 1},
+            "levels": [{"name": "y", "segments": {"lengths": [2]}, "reduce": {"custom": {"name": "mine", "version": 3, "arguments": [2]}}}]}"#,
+    );
+    run(&["check", &spec]).ok();
+    assert_contains(&run(&["explain", &spec]).ok(), "fold.custom(mine version=3, 2)");
+    assert_contains(
+        &run(&["explain", &spec, "--analyze"]).error(),
+        "the backend knows no reducer `mine` of version 3; give the backend a registry that holds it",
+    );
+    assert_contains(&run(&["explain", &spec, "--target", "cuda"]).error(), "custom(mine version=3, 2)");
+}
+
+#[test]
+fn what_special_rows_do_to_a_custom_reducer_is_a_warning() {
+    let folder = Folder::new();
+    let spec = folder.write(
+        "c.json",
+        r#"{"leaves": {"name": "x", "dtype": "f32", "features": 1}, "levels": [{"name": "y", "segments": {"lengths": [2]},
+            "reduce": "custom(lse: m from x by max(a.m, b.m); s from 1 by a.s * exp(a.m - max(a.m, b.m)) + b.s * exp(b.m - max(a.m, b.m)); m + log(s))"}]}"#,
+    );
+    let checked = run(&["check", &spec]).code(0);
+    assert_contains(&checked.stderr, "warning: y: the reducer `lse`: for the rows [");
+    assert_contains(&checked.stderr, "inf");
 }

@@ -75,7 +75,7 @@ macro_rules! groups {
 
 groups! {
     lengths Lengths, features Features, layouts Layouts, ranges Ranges, empty_segments EmptySegments, shapes Shapes, special_values SpecialValues,
-    reducers Reducers, weights Weights, siblings Siblings, levels Levels, lookups Lookups, literal Literal, row_ops RowOps, products Products,
+    reducers Reducers, registered Registered, weights Weights, siblings Siblings, levels Levels, lookups Lookups, literal Literal, row_ops RowOps, products Products,
     attention Attention, encoded_levels EncodedLevels, large Large, random_hierarchies RandomHierarchies, random_graphs RandomGraphs,
     bad_bindings BadBindings, bad_values BadValues, side_by_side SideBySide,
 }

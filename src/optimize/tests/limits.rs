@@ -54,3 +54,15 @@ fn fuse_siblings_refuses_more_reductions_than_the_target_takes() {
     fuse-siblings         done  word and word share one read: 32 B not read again
     ");
 }
+
+#[test]
+fn fuse_levels_says_why_a_level_of_several_reducers_does_not_feed_the_next() {
+    let graph = Hierarchy::new(Leaves::values("char", DType::F32, 2))
+        .level(Level::new("word", lengths(&[2, 1])).reduce_all(&[Reducer::Mean, Reducer::Max]))
+        .level(Level::new("sentence", lengths(&[2])).reduce(Reducer::Sum))
+        .graph()
+        .unwrap();
+    let prepare: Vec<Box<dyn Pass>> = vec![Box::new(FuseTransposeReduce), Box::new(FuseSiblings)];
+    let after = after_with(prepare, FuseLevels, graph, &Target::new("test"));
+    assert!(after.ends_with("word and sentence stay two steps: the rows between them are the results of several reducers side by side, and a fold is fed by one"), "{after}");
+}

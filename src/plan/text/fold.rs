@@ -1,5 +1,6 @@
 //! The stages of a fold as text: a reduction a line, and what is done to single elements before it and behind it.
 
+use super::definitions::shown;
 use super::{Line, view};
 use crate::dtype::DType;
 use crate::encoder::dtype_after;
@@ -37,7 +38,11 @@ pub(super) fn stage_lines(
         add_details(plan, stage, reduction, dtype, &mut operands);
         made.push((target.clone(), Some(reduction.made())));
         let target_of = |last: bool| if last { target.clone() } else { "_".to_owned() };
-        lines.push(Line { target: target_of(reduction.ops.is_empty()), op: format!("{word}.{}", reduction.reducer), operands });
+        lines.push(Line {
+            target: target_of(reduction.ops.is_empty()),
+            op: format!("{word}.{}", shown(plan, &reduction.reducer)),
+            operands,
+        });
         for (index, op) in reduction.ops.iter().enumerate() {
             let target = target_of(index + 1 == reduction.ops.len());
             lines.push(Line { target, op: format!("then.{}", op.name()), operands: format!("_{}", op.details()) });

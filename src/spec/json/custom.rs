@@ -1,6 +1,7 @@
 //! Reducers of the user's own in specs.
 
 use super::{Place, Reader};
+use crate::error::ErrorCode;
 use crate::reducer::{ComponentText, CustomReducer, Reducer};
 use crate::spec::node::Node;
 use std::sync::Arc;
@@ -11,6 +12,10 @@ impl Reader {
         let Node::Object(_) = node else { return self.word(node, place) };
         let fields = self.object(node, place.clone(), &["custom"])?;
         let custom = self.required(&fields, "custom")?;
+        // What has a version is written in Rust, and has no expressions here.
+        if matches!(custom, Node::Object(entries) if entries.iter().any(|(name, _)| name == "version")) {
+            return self.named_reducer(custom, fields.at("custom"), place);
+        }
         let fields = self.object(custom, fields.at("custom"), &["name", "state", "finish"])?;
         let name = self.name(&fields);
         let finish = self.required(&fields, "finish").and_then(|node| self.text(node, &fields.at("finish")));
@@ -36,6 +41,29 @@ impl Reader {
             components.iter().map(|(name, lift, combine, identity)| ComponentText { name, lift, combine, identity: *identity }).collect();
         match CustomReducer::new(&name?, &texts, &finish?) {
             Ok(custom) => Some(Reducer::Custom(Arc::new(custom))),
+            Err(error) => {
+                self.keep(error, place);
+                None
+            }
+        }
+    }
+
+    /// `{"name": …, "version": …, "arguments": …}`.
+    fn named_reducer(&mut self, node: &Node, at: Place, place: &Place) -> Option<Reducer> {
+        let fields = self.object(node, at, &["name", "version", "arguments"])?;
+        let name = self.name(&fields);
+        let version = self.required(&fields, "version").and_then(|node| self.count(node, &fields.at("version")))?;
+        let version = u32::try_from(version).ok().or_else(|| {
+            self.report(ErrorCode::Overflow, "the version does not fit 32 bits", &fields.at("version"), None);
+            None
+        });
+        let arguments = self.optional(&fields, "arguments", |reader, node, place| match node {
+            Node::Integers(items) => Some(items.iter().map(|item| *item as f64).collect()),
+            Node::List(items) => items.iter().enumerate().map(|(index, item)| reader.number(item, &place.item(index))).collect(),
+            other => reader.wrong_type(other, "a list of numbers", &place),
+        });
+        match Reducer::named(&name?, version?, &arguments?.unwrap_or_else(Vec::new)) {
+            Ok(reducer) => Some(reducer),
             Err(error) => {
                 self.keep(error, place);
                 None

@@ -219,7 +219,7 @@ impl Reader {
         self.optional(fields, "params", |reader, node, place| reader.text(node, &place).map(Arc::from))
     }
 
-    fn number(&mut self, node: &Node, place: &Place) -> Option<f64> {
+    pub(super) fn number(&mut self, node: &Node, place: &Place) -> Option<f64> {
         match node {
             // A whole number in JSON is the same number as a float, up to 2^53, and the nearest one above.
             Node::Integer(value) => Some(*value as f64),

@@ -203,3 +203,40 @@ fn custom_reducers_are_in_the_schema() {
     let five = serde_json::json!({"custom": {"name": "five", "state": five, "finish": "s0"}});
     assert!(!valid(reducer, &five, &schema) && Hierarchy::from_json(&spec(&five)).is_err());
 }
+
+#[test]
+fn reducers_in_rust_are_in_the_schema() {
+    let schema: Value = serde_json::from_str(SPEC_SCHEMA).unwrap();
+    let reducer = &schema["$defs"]["reducer"];
+    let spec = |reduce: &Value| {
+        let level = serde_json::json!({"name": "y", "segments": {"lengths": [2]}, "reduce": reduce});
+        serde_json::json!({"leaves": {"name": "x", "dtype": "f32", "features": 1}, "levels": [level]}).to_string()
+    };
+    for (custom, text) in [
+        (serde_json::json!({"name": "power-mean", "version": 1}), "custom(power-mean version=1)"),
+        (serde_json::json!({"name": "power-mean", "version": 0, "arguments": null}), "custom(power-mean version=0)"),
+        (serde_json::json!({"name": "power-mean", "version": 7, "arguments": [3, 2]}), "custom(power-mean version=7, 3, 2)"),
+        (serde_json::json!({"name": "power-mean", "version": 7, "arguments": [0.5, 2]}), "custom(power-mean version=7, 0.5, 2)"),
+    ] {
+        let custom = serde_json::json!({"custom": custom});
+        assert!(valid(reducer, &custom, &schema), "{custom}");
+        let read = Hierarchy::from_json(&spec(&custom)).unwrap();
+        assert_eq!(read.levels[0].reduce[0].to_string(), text);
+        assert!(valid(reducer, &serde_json::json!(text), &schema), "{text}");
+        assert_eq!(Hierarchy::from_json(&spec(&serde_json::json!(text))).unwrap(), read);
+        assert_eq!(Hierarchy::from_json(&read.to_json()).unwrap(), read);
+    }
+    for custom in [
+        serde_json::json!({"name": "power-mean"}),
+        serde_json::json!({"version": 1}),
+        serde_json::json!({"name": "power-mean", "version": "1"}),
+        serde_json::json!({"name": "power-mean", "version": 1, "arguments": 3}),
+        serde_json::json!({"name": "power-mean", "version": 1, "arguments": ["3"]}),
+        serde_json::json!({"name": "power-mean", "version": 1, "finish": "s"}),
+        serde_json::json!({"name": "power-mean", "version": 4294967296u64}),
+    ] {
+        let custom = serde_json::json!({"custom": custom});
+        assert!(!valid(reducer, &custom, &schema), "{custom}");
+        assert!(Hierarchy::from_json(&spec(&custom)).is_err(), "{custom}");
+    }
+}

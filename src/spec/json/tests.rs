@@ -326,3 +326,19 @@ fn queries_score_the_rows_that_softmax_pools() {
     word: softmax has no scores; bind one score for each row, where weights stand [weights]
     ");
 }
+
+#[test]
+fn positions_and_numbers_do_not_stand_side_by_side() {
+    let told = |reduce: &str| {
+        let spec = format!(
+            r#"{{"leaves": {{"name": "x", "dtype": "f32", "features": 1}}, "levels": [{{"name": "y", "segments": {{"lengths": [2]}}, "reduce": {reduce}}}]}}"#
+        );
+        Hierarchy::from_json(&spec).unwrap().graph().map(|_| ()).map_err(|error| error.to_string())
+    };
+    assert_eq!(
+        told(r#"["mean", "argmax"]"#),
+        Err("y: argmax gives positions (i64) and mean numbers, which do not stand side by side in one row; keep them apart: a hierarchy of its own for argmax, over the same segments [dtype]".into())
+    );
+    assert_eq!(told(r#"["argmin", "argmax"]"#), Ok(()));
+    assert_eq!(told(r#"["mean", "count"]"#), Ok(()));
+}

@@ -32,6 +32,7 @@ pub(super) fn custom() -> Vec<Reducer> {
 fn label(reducer: &Reducer) -> String {
     match reducer {
         Reducer::Custom(custom) => custom.name().to_owned(),
+        Reducer::Named(named) => named.name().to_owned(),
         _ => reducer.to_string(),
     }
 }
@@ -51,65 +52,74 @@ fn scored(level: Level, reducer: Reducer, dtype: DType) -> Level {
 }
 
 pub(super) fn reducers() -> Vec<Case> {
-    let mut cases = Vec::new();
-    for reducer in stateful() {
-        for dtype in FLOATS {
-            let name = |what: &str| format!("reducers/{}/{dtype}/{what}", label(&reducer));
-            let around = lengths(&[31, 32, 33, 1, 0, 63, 64, 65, 2, 95, 96, 97, 127, 128, 129, 3, 1023, 1024, 1025]);
-            cases.push(Case::of(name("lengths"), one(dtype, 3, around, reducer.clone())));
-            for (fill_name, fill) in [
-                ("ties", Fill::Integers),
-                ("specials", Fill::Specials),
-                ("zeros", Fill::Zeros),
-                ("negative-zeros", Fill::NegativeZeros),
-                ("subnormal", Fill::Subnormal),
-                ("huge", Fill::Huge),
-                ("nan", Fill::Constant(f64::NAN)),
-                ("infinity", Fill::Constant(f64::INFINITY)),
-                ("minus-infinity", Fill::Constant(f64::NEG_INFINITY)),
-                ("tenths", Fill::Constant(0.1)),
-            ] {
-                let hierarchy = one(dtype, 9, lengths(&[1, 1, 2, 3, 5, 32, 33, 70, 1, 0]), reducer.clone());
-                cases.push(Case::of(name(fill_name), hierarchy).values(fill));
-            }
-            for features in [0, 1, 2, 31, 32, 33, 64, 100] {
-                cases.push(Case::of(
-                    name(&format!("features-{features}")),
-                    one(dtype, features, lengths(&[1, 2, 33, 0, 5, 70]), reducer.clone()),
-                ));
-            }
-            let overlaps = ranges(&[(0, 40), (10, 75), (30, 100), (0, 100), (7, 7), (99, 100), (80, 90)], 100);
-            cases.push(Case::of(name("ranges"), one(dtype, 3, overlaps, reducer.clone())));
-            for arrangement in Arrangement::INPUTS {
-                let hierarchy = one(dtype, 5, lengths(&[40, 3, 70]), reducer.clone());
-                cases.push(Case::of(name(&format!("layout/{arrangement:?}")), hierarchy).arrange_all(arrangement));
-            }
-            let looked_up = Hierarchy::new(Leaves::lookup("x", DType::U16, dtype, 50, 3)).level(scored(
-                Level::new("y", lengths(&[1, 0, 40, 2, 70])).reduce(reducer.clone()).on_empty(EMPTY),
-                reducer.clone(),
-                dtype,
-            ));
-            cases.push(Case::of(name("lookup"), looked_up));
-        }
-        let no_rows = one(DType::F32, 3, lengths(&[0, 0, 0]), reducer.clone());
-        cases.push(Case::of(format!("reducers/{}/no-rows", label(&reducer)), no_rows));
-        cases.push(Case::of(format!("reducers/{}/no-segments", label(&reducer)), one(DType::F32, 3, lengths(&[]), reducer.clone())));
-        // Long enough to be cut for threads: between segments, and inside one.
-        for (name, table) in [("one-long", vec![40_000]), ("long-and-short", vec![3, 20_000, 1, 16_385, 3_000])] {
-            for dtype in [DType::F32, DType::F64] {
-                let hierarchy = one(dtype, 2, lengths(&table), reducer.clone());
-                cases.push(Case::of(format!("reducers/{}/{dtype}/{name}", label(&reducer)), hierarchy).values(Fill::Factors));
-            }
-        }
-        if !reducer.gives_positions() {
-            levels(reducer.clone(), &mut cases);
-        }
-        if reducer.takes_weights() {
-            weights(reducer, &mut cases);
-        }
-    }
+    let mut cases: Vec<Case> = stateful().flat_map(of).collect();
     cases.extend(FLOATS.map(siblings));
     cases.extend(FLOATS.into_iter().flat_map(queried));
+    cases
+}
+
+/// One reducer in every way.
+pub(super) fn of(reducer: Reducer) -> Vec<Case> {
+    let mut cases = Vec::new();
+    for dtype in FLOATS {
+        let name = |what: &str| format!("reducers/{}/{dtype}/{what}", label(&reducer));
+        let around = lengths(&[31, 32, 33, 1, 0, 63, 64, 65, 2, 95, 96, 97, 127, 128, 129, 3, 1023, 1024, 1025]);
+        cases.push(Case::of(name("lengths"), one(dtype, 3, around, reducer.clone())));
+        for (fill_name, fill) in [
+            ("ties", Fill::Integers),
+            ("specials", Fill::Specials),
+            ("zeros", Fill::Zeros),
+            ("negative-zeros", Fill::NegativeZeros),
+            ("subnormal", Fill::Subnormal),
+            ("huge", Fill::Huge),
+            ("nan", Fill::Constant(f64::NAN)),
+            ("infinity", Fill::Constant(f64::INFINITY)),
+            ("minus-infinity", Fill::Constant(f64::NEG_INFINITY)),
+            ("tenths", Fill::Constant(0.1)),
+        ] {
+            let hierarchy = one(dtype, 9, lengths(&[1, 1, 2, 3, 5, 32, 33, 70, 1, 0]), reducer.clone());
+            cases.push(Case::of(name(fill_name), hierarchy).values(fill));
+        }
+        for features in [0, 1, 2, 31, 32, 33, 64, 100] {
+            cases.push(Case::of(
+                name(&format!("features-{features}")),
+                one(dtype, features, lengths(&[1, 2, 33, 0, 5, 70]), reducer.clone()),
+            ));
+        }
+        let overlaps = ranges(&[(0, 40), (10, 75), (30, 100), (0, 100), (7, 7), (99, 100), (80, 90)], 100);
+        cases.push(Case::of(name("ranges"), one(dtype, 3, overlaps, reducer.clone())));
+        for arrangement in Arrangement::INPUTS {
+            let hierarchy = one(dtype, 5, lengths(&[40, 3, 70]), reducer.clone());
+            cases.push(Case::of(name(&format!("layout/{arrangement:?}")), hierarchy).arrange_all(arrangement));
+        }
+        let looked_up = Hierarchy::new(Leaves::lookup("x", DType::U16, dtype, 50, 3)).level(scored(
+            Level::new("y", lengths(&[1, 0, 40, 2, 70])).reduce(reducer.clone()).on_empty(EMPTY),
+            reducer.clone(),
+            dtype,
+        ));
+        cases.push(Case::of(name("lookup"), looked_up));
+    }
+    let no_rows = one(DType::F32, 3, lengths(&[0, 0, 0]), reducer.clone());
+    cases.push(Case::of(format!("reducers/{}/no-rows", label(&reducer)), no_rows));
+    cases.push(Case::of(format!("reducers/{}/no-segments", label(&reducer)), one(DType::F32, 3, lengths(&[]), reducer.clone())));
+    // Long enough to be cut for threads: between segments, and inside one.
+    for (name, table) in [("one-long", vec![40_000]), ("long-and-short", vec![3, 20_000, 1, 16_385, 3_000])] {
+        for dtype in [DType::F32, DType::F64] {
+            let hierarchy = one(dtype, 2, lengths(&table), reducer.clone());
+            cases.push(Case::of(format!("reducers/{}/{dtype}/{name}", label(&reducer)), hierarchy).values(Fill::Factors));
+        }
+    }
+    if !reducer.gives_positions() {
+        levels(reducer.clone(), &mut cases);
+    }
+    // Of one in Rust only the registry knows.
+    let weighted = match &reducer {
+        Reducer::Named(named) => crate::registry().find_reducer(named).is_ok_and(|bound| bound.takes_weights()),
+        _ => reducer.takes_weights(),
+    };
+    if weighted {
+        weights(reducer, &mut cases);
+    }
     cases
 }
 

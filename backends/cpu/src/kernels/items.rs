@@ -41,7 +41,8 @@ impl Op {
             | Reducer::Count
             | Reducer::ArgMax
             | Reducer::ArgMin
-            | Reducer::Custom(_) => None,
+            | Reducer::Custom(_)
+            | Reducer::Named(_) => None,
         }
     }
 }
