@@ -217,7 +217,7 @@ impl RowReducer for Spread {
             let all = count[feature] + more[feature];
             let (apart, share) = (other[feature] - mean[feature], more[feature] / all);
             squares[feature] = squares[feature] + others[feature] + apart * apart * (count[feature] * share);
-            mean[feature] = mean[feature] + apart * share;
+            mean[feature] += apart * share;
             count[feature] = all;
         }
     }

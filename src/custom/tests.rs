@@ -56,7 +56,7 @@ impl RowReducer for Total {
             sum[index] += newer[index];
             count[index] += newer_count[index];
             if self.0 == Fault::Order {
-                sum[index] = sum[index] / A::of_f64(2.0);
+                sum[index] /= A::of_f64(2.0);
             }
         }
     }
