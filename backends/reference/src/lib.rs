@@ -5,7 +5,7 @@
 //! - Every step of every verified plan runs, whatever was fused or left literal, over bindings of any strides.
 //! - All arena buffers live in one allocation, at the offsets that the plan gives them: a wrong offset or lifetime gives wrong results.
 //!   [`with_poison`](ReferenceBackend::with_poison) makes it give them for certain.
-//! - [`StepReport`](levelfold::backend::StepReport)s are measured: every element and table entry is counted where it is loaded or stored, and
+//! - [`StepReport`]s are measured: every element and table entry is counted where it is loaded or stored, and
 //!   every operation on numbers where it is done.
 //! - Scalar operations come from [`levelfold::numerics`], but the tree above the blocks is its own: level by level, with no counter.
 
