@@ -112,6 +112,7 @@ impl Turn {
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use super::Turn;
+    use crate::vector::halves::store_first;
     use crate::vector::squares::{square4, square8, square16, wide_square8};
     use std::arch::x86_64::*;
     use std::array::from_fn;
@@ -221,13 +222,12 @@ mod x86 {
                     for (k, lanes) in columns.iter_mut().enumerate().take(has_columns) {
                         *lanes = _mm512_castsi512_ps(_mm512_maskz_loadu_epi16(first(has_rows), turn.source(row, column + k).cast()));
                     }
-                    let mask = first(has_columns) as __mmask16;
                     for (k, lanes) in square16(columns).into_iter().enumerate().take(has_rows.div_ceil(2)) {
                         let lanes = _mm512_castps_si512(lanes);
-                        _mm256_mask_storeu_epi16(turn.target(row + 2 * k, column).cast(), mask, _mm512_cvtepi32_epi16(lanes));
+                        store_first(turn.target(row + 2 * k, column).cast(), has_columns, _mm512_cvtepi32_epi16(lanes));
                         if 2 * k + 1 < has_rows {
                             let later = _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(lanes));
-                            _mm256_mask_storeu_epi16(turn.target(row + 2 * k + 1, column).cast(), mask, later);
+                            store_first(turn.target(row + 2 * k + 1, column).cast(), has_columns, later);
                         }
                     }
                 }

@@ -6,6 +6,8 @@
 //!
 //! Everything is inlined into functions that are compiled for one instruction set.
 
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod halves;
 mod packed;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod squares;

@@ -46,6 +46,7 @@ fn why_names_every_fusion_and_refusal() {
       fuse-siblings         done  word and word share one read: 1408 B not read again
       fuse-gather           done  byte.ids.gather is looked up by 1 fold(s): 1408 B not written out
       histogram-gather      kept  byte.ids.gather word folds looked-up rows: counting would take 82008 operations, more than half of the 704 of folding
+      fuse-levels           kept  byte.ids.gather word and document stay two steps: the rows between them are the results of several reducers side by side, and a fold is fed by one
       place-concat          done  word.concat is written in place: 1280 B not copied
     ");
 }

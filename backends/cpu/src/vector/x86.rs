@@ -507,8 +507,8 @@ macro_rules! half_lanes {
 
             #[inline(always)]
             unsafe fn round_part(self, to: *mut $half, count: usize) {
-                // SAFETY: the caller gives `count` elements; others are masked.
-                unsafe { _mm256_mask_storeu_epi16(to.cast(), Self::first(count), $half::round16(self.0)) }
+                // SAFETY: the caller gives `count` elements, fewer than sixteen.
+                unsafe { super::halves::store_first(to.cast(), count, $half::round16(self.0)) }
             }
         }
     )*};
