@@ -507,7 +507,13 @@ fn ctrl_c_leaves_nothing_behind() {
     assert_eq!(place.names().len(), 1, "a temporary file");
     let killed = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
     assert!(killed.success());
-    // Not through `wait_with_output`, which would end the standard input that the command waits for.
+    // To wait for it ends its standard input, so it is given time to hear the signal before.
+    for _ in 0..100 {
+        if child.try_wait().unwrap().is_some() {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
     let status = child.wait().unwrap();
     assert_eq!(status.code(), Some(130));
     assert_eq!(place.names(), [""; 0]);
