@@ -4,8 +4,10 @@
 //! f64, where it says so); its result is then rounded to the type of the rows, and a NaN becomes the canonical one.
 
 use super::elementary::{Elementary, cos, exp, gelu, gelu_tanh, log, sigmoid, silu, sin, sqrt, tanh};
-use super::{Accumulator, count_to_f64};
-use crate::encoder::Activation;
+use super::{Accumulator, Value, count_to_f64};
+use crate::dtype::DType;
+use crate::encoder::{Activation, ElementOp, dtype_after};
+use half::{bf16, f16};
 
 /// An activation of one number: relu is maximum(x, +0), the others are those of [`elementary`](super::elementary).
 #[inline(always)]
@@ -17,6 +19,33 @@ pub fn activate<A: Elementary>(activation: Activation, x: A) -> A {
         Activation::Silu => silu(x),
         Activation::Tanh => tanh(x),
         Activation::Sigmoid => sigmoid(x),
+    }
+}
+
+/// What operations make of one number of rows of `dtype`: each result is rounded to the type of its rows.
+pub fn operated(ops: &[ElementOp], mut dtype: DType, mut x: f64) -> f64 {
+    for op in ops {
+        let made = match (*op, dtype) {
+            (ElementOp::Activate(activation), DType::F64) => activate(activation, x),
+            (ElementOp::Activate(activation), _) => activate(activation, f32::of_f64(x)).as_f64(),
+            (ElementOp::Scale(by), DType::F64) => x.mul(by.0),
+            (ElementOp::Scale(by), _) => f32::of_f64(x).mul(f32::of_f64(by.0)).as_f64(),
+            (ElementOp::Cast(_), _) => x,
+        };
+        dtype = dtype_after(&[*op], dtype);
+        x = rounded(dtype, made);
+    }
+    x
+}
+
+/// The number of a type of values nearest to another, NaN canonical. No rows have values of the other types.
+pub fn rounded(dtype: DType, x: f64) -> f64 {
+    match dtype {
+        DType::F32 => Value::to_f64(<f32 as Value>::from_f64(x)),
+        DType::F64 => <f64 as Value>::from_f64(x),
+        DType::F16 => Value::to_f64(<f16 as Value>::from_f64(x)),
+        DType::BF16 => Value::to_f64(<bf16 as Value>::from_f64(x)),
+        DType::U8 | DType::U16 | DType::U32 | DType::I32 | DType::I64 => x,
     }
 }
 

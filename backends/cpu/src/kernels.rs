@@ -8,6 +8,7 @@ mod body;
 pub(crate) mod items;
 pub(crate) mod panels;
 
+use self::items::{Op, with_op};
 use crate::memory::Memory;
 use crate::vector::{Cell, VectorOp};
 use half::{bf16, f16};
@@ -272,27 +273,9 @@ pub(crate) fn select(isa: Isa, input: DType, reducer: &Reducer, output: DType) -
 }
 
 fn select_op<T: Cell>(isa: Isa, reducer: &Reducer, output: DType) -> Option<Kernels> {
-    match reducer {
-        Reducer::Sum | Reducer::Mean => select_output::<T, AddOp>(isa, output),
-        Reducer::Max => select_output::<T, MaxOp>(isa, output),
-        Reducer::Min => select_output::<T, MinOp>(isa, output),
-        Reducer::Prod => select_output::<T, MulOp>(isa, output),
-        // These have a state: see `states`.
-        Reducer::Var { .. }
-        | Reducer::Std { .. }
-        | Reducer::LogSumExp
-        | Reducer::SoftMax
-        | Reducer::Quantile(_)
-        | Reducer::L1
-        | Reducer::L2
-        | Reducer::First
-        | Reducer::Last
-        | Reducer::Count
-        | Reducer::ArgMax
-        | Reducer::ArgMin
-        | Reducer::Custom(_)
-        | Reducer::Named(_) => None,
-    }
+    // Those with a state: see `states`.
+    let op = Op::of(reducer)?;
+    with_op!(op, R => select_output::<T, R>(isa, output))
 }
 
 fn select_output<T: Cell, R: VectorOp>(isa: Isa, output: DType) -> Option<Kernels> {

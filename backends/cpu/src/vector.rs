@@ -339,3 +339,13 @@ fn widen_f16(value: f16) -> f32 {
     let special = if bits & 0x7c00 == 0x7c00 { 0x7f80_0000 } else { 0 };
     f32::from_bits(scaled.to_bits() | special | (bits & 0x8000) << 16)
 }
+
+/// Runs a test of an instruction set where the machine has it, and says so where not.
+#[cfg(all(test, target_arch = "x86_64"))]
+fn on(isa: crate::Isa, test: impl FnOnce()) {
+    if isa.is_available() {
+        test();
+    } else {
+        println!("skipped: this machine has no {isa}");
+    }
+}

@@ -12,11 +12,9 @@ use crate::spec::{
 };
 use crate::work::{CopyWork, FoldWork, StepWork, Work, reduction_spec, source_of, spec_of};
 use levelfold::backend::TableSet;
-use levelfold::encoder::{ElementOp, dtype_after};
 use levelfold::error::{Error, ErrorCode, Result};
 use levelfold::ids::ViewId;
-use levelfold::numerics::encoders::activate;
-use levelfold::numerics::{Accumulator, Value};
+use levelfold::numerics::encoders::{operated, rounded};
 use levelfold::plan::{Copy, CopyKind, Cost, Fold, Order, Plan, Reduction, Stage, StepKind};
 use levelfold::{DType, Reducer};
 
@@ -376,31 +374,9 @@ impl Maker<'_> {
 
 /// What an empty segment gives, after all that is done to a reduction's results, as a number of the type that they end in.
 fn filled(reduction: &Reduction) -> f64 {
-    let rounded = |dtype: DType, x: f64| match dtype {
-        DType::F32 => f32::from_f64(x).as_f64(),
-        DType::F16 => Value::to_f64(<half::f16 as Value>::from_f64(x)),
-        DType::BF16 => Value::to_f64(<half::bf16 as Value>::from_f64(x)),
-        _ => x,
-    };
-    let mut dtype = reduction.dtype;
-    let mut value = reduction.on_empty.value().unwrap_or(0.0);
-    if reduction.ops.is_empty() {
-        return value;
-    }
-    value = rounded(dtype, value);
-    for op in &reduction.ops {
-        let wide = dtype == DType::F64;
-        let made = match *op {
-            ElementOp::Activate(activation) if wide => activate(activation, value),
-            ElementOp::Activate(activation) => activate(activation, f32::of_f64(value)).as_f64(),
-            ElementOp::Scale(by) if wide => value.mul(by.0),
-            ElementOp::Scale(by) => f32::of_f64(value).mul(f32::of_f64(by.0)).as_f64(),
-            ElementOp::Cast(_) => value,
-        };
-        dtype = dtype_after(std::slice::from_ref(op), dtype);
-        value = rounded(dtype, made);
-    }
-    value
+    let value = reduction.on_empty.value().unwrap_or(0.0);
+    // What nothing is done to is rounded where it is written.
+    if reduction.ops.is_empty() { value } else { operated(&reduction.ops, reduction.dtype, rounded(reduction.dtype, value)) }
 }
 
 /// Whether a reduction folds its weights beside its rows.

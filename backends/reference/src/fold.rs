@@ -6,11 +6,10 @@ use crate::{flops, histogram, named, scalar, tree};
 use levelfold::backend::TableSet;
 use levelfold::custom::Registry;
 use levelfold::dtype::DType;
-use levelfold::encoder::{ElementOp, dtype_after};
-use levelfold::numerics::Accumulator;
+use levelfold::encoder::dtype_after;
 use levelfold::numerics::Packed;
 use levelfold::numerics::elementary::Elementary;
-use levelfold::numerics::encoders::activate;
+use levelfold::numerics::encoders::operated;
 use levelfold::plan::{Fold, Load, Plan, Reduction, StepKind};
 use levelfold::{Error, ErrorCode, Reducer, Result};
 use ndarray::{Array1, Array2, ArrayView2, Axis, s};
@@ -47,7 +46,7 @@ pub(crate) fn run(plan: &Plan, fold: &Fold, tables: &TableSet, memory: &mut Memo
                 None => load_rows(plan, memory, fold.load, segment, features)?,
                 Some(rows) => rows.slice(s![segment.rows.clone(), ..]).to_owned(),
             };
-            values.iter_mut().try_for_each(|value| elements(&stage.ops, loaded, value))?;
+            values.iter_mut().for_each(|value| *value = operated(&stage.ops, loaded, *value));
             memory.count_flops(flops::count(values.len() * stage.ops.len()));
             for (reduction, made) in stage.reductions.iter().zip(&mut made) {
                 let weights = load_weights(memory, reduction, segment)?;
@@ -70,8 +69,7 @@ pub(crate) fn run(plan: &Plan, fold: &Fold, tables: &TableSet, memory: &mut Memo
                     };
                     // Rounded here, so that the stage above reads what would have been stored.
                     let bits = scalar::nearest(reduction.dtype, folded)?;
-                    let mut value = scalar::number(reduction.dtype, bits)?;
-                    elements(&reduction.ops, reduction.dtype, &mut value)?;
+                    let value = operated(&reduction.ops, reduction.dtype, scalar::number(reduction.dtype, bits)?);
                     let finishing = a_result + flops::count(reduction.ops.len());
                     memory.count_flops(flops::count(column.len()) * a_row + finishing);
                     made.values[[index, feature]] = value;
@@ -82,24 +80,6 @@ pub(crate) fn run(plan: &Plan, fold: &Fold, tables: &TableSet, memory: &mut Memo
             write(memory, reduction, made.values.view())?;
         }
         below = Some(made);
-    }
-    Ok(())
-}
-
-/// Operations on one element of rows of `dtype`, each result rounded to the type of its rows.
-fn elements(ops: &[ElementOp], mut dtype: DType, value: &mut f64) -> Result<()> {
-    for op in ops {
-        let made = match (op, dtype.accumulator()) {
-            (ElementOp::Activate(activation), DType::F64) => activate(*activation, *value),
-            (ElementOp::Activate(activation), _) => activate(*activation, f32::of_f64(*value)).as_f64(),
-            (ElementOp::Scale(by), DType::F64) => *value * by.0,
-            (ElementOp::Scale(by), _) => f32::of_f64(*value).mul(f32::of_f64(by.0)).as_f64(),
-            (ElementOp::Cast(to), _) => {
-                dtype = *to;
-                *value
-            }
-        };
-        *value = scalar::number(dtype, scalar::nearest(dtype, made)?)?;
     }
     Ok(())
 }

@@ -6,6 +6,7 @@ use crate::random::Random;
 use levelfold::DType;
 use levelfold::Reducer;
 use levelfold::encoder::dtype_after;
+use levelfold::numerics::encoders::operated;
 use levelfold_cuda::spec::{Access, FoldSpec, Source};
 
 /// The segments of a stage, by position; at stage 0 perhaps with the row at which each begins.
@@ -207,7 +208,7 @@ impl Case {
                         .map(|feature| {
                             let finished = |x: f64| {
                                 let x = oracle::number(reduction.dtype, oracle::nearest(reduction.dtype, x));
-                                let x = if reduction.ops.is_empty() { x } else { oracle::operated(&reduction.ops, reduction.dtype, x) };
+                                let x = if reduction.ops.is_empty() { x } else { operated(&reduction.ops, reduction.dtype, x) };
                                 oracle::nearest(reduction.made(), x)
                             };
                             if range.is_empty() {
@@ -218,7 +219,7 @@ impl Case {
                                 None if spec.source == Source::Packed => range.clone().map(|p| self.rows[index_of(p)][feature]).collect(),
                                 None => taken.iter().map(|&row| self.rows[self.looked_up(row)][feature]).collect(),
                             };
-                            let rows: Vec<f64> = rows.into_iter().map(|x| oracle::operated(&stage.ops, fed, x)).collect();
+                            let rows: Vec<f64> = rows.into_iter().map(|x| operated(&stage.ops, fed, x)).collect();
                             finished(oracle::reduce(reduction.reducer.clone(), input, &rows, weights.as_deref()))
                         })
                         .collect()

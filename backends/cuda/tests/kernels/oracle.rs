@@ -2,9 +2,7 @@
 //! tree is this page's own.
 
 use half::{bf16, f16};
-use levelfold::encoder::{ElementOp, dtype_after};
 use levelfold::numerics::elementary::Elementary;
-use levelfold::numerics::encoders::activate;
 use levelfold::numerics::{
     Accumulator, AddOp, MaxOp, MinOp, Monoid, MonoidVisitor, MulOp, Packed, ReduceOp, Row, Start, State, Value, Weighing, finish_block,
     finish_tree,
@@ -43,22 +41,6 @@ fn low32(bits: u64) -> u32 {
 
 fn low16(bits: u64) -> u16 {
     u16::try_from(bits).expect("16 bits")
-}
-
-/// What becomes of an element of a type, each result rounded to the type of its rows.
-pub(crate) fn operated(ops: &[ElementOp], mut dtype: DType, mut x: f64) -> f64 {
-    for op in ops {
-        let made = match (*op, dtype) {
-            (ElementOp::Activate(activation), DType::F64) => activate(activation, x),
-            (ElementOp::Activate(activation), _) => activate(activation, f32::of_f64(x)).as_f64(),
-            (ElementOp::Scale(by), DType::F64) => x * by.0,
-            (ElementOp::Scale(by), _) => (f32::of_f64(x) * f32::of_f64(by.0)).as_f64(),
-            (ElementOp::Cast(_), _) => x,
-        };
-        dtype = dtype_after(&[*op], dtype);
-        x = number(dtype, nearest(dtype, made));
-    }
-    x
 }
 
 /// One feature of one segment that has rows, not yet rounded to a result's type.

@@ -4,6 +4,7 @@ use crate::case::{Case, Target};
 use crate::memory::{Block, POISON};
 use crate::oracle;
 use levelfold::Reducer;
+use levelfold::numerics::encoders::operated;
 use levelfold_cuda::args::{
     FillArgs, FinishArgs, FinishGroup, FoldArgs, MOST_REDUCTIONS, MOST_STAGES, ReductionArgs, StageArgs, move_blocks, vector_store,
 };
@@ -151,7 +152,7 @@ pub(crate) fn run(spec: &FoldSpec, case: &mut Case, kernels: &Kernels<'_>, sched
                     true => made.fill,
                     false => {
                         let rounded = oracle::number(reduction.dtype, oracle::nearest(reduction.dtype, made.fill));
-                        oracle::operated(&reduction.ops, reduction.dtype, rounded)
+                        operated(&reduction.ops, reduction.dtype, rounded)
                     }
                 },
                 features: base.features,
