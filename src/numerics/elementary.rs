@@ -182,10 +182,12 @@ macro_rules! elementary {
                 let y = number(1.0) - less;
                 // Exact: y is 1 and something smaller.
                 let rest = (number(1.0) - y) - less;
-                let half = k.right(1);
-                let (first, second) = (power_of_two(half), power_of_two(k.minus_bits(half)));
-                let y = (y * first) * second;
-                return (X::pick(of.is_not_a_number(), number(<$float as Value>::NAN), y), (rest * first) * second);
+                let halves = || {
+                    let half = k.right(1);
+                    (power_of_two(half), power_of_two(k.minus_bits(half)))
+                };
+                let y = y.times_power_of_two(n, halves);
+                return (X::pick(of.is_not_a_number(), number(<$float as Value>::NAN), y), rest.times_power_of_two(n, halves));
 
                 #[inline(always)]
                 fn power_of_two<X: Packed>(k: X) -> X {

@@ -57,6 +57,13 @@ pub trait Packed: Copy + Add<Output = Self> + Sub<Output = Self> + Mul<Output = 
     fn left(self, by: u32) -> Self;
     /// Bits moved to the right; zeros come in.
     fn right(self, by: u32) -> Self;
+    /// a · 2ⁿ, rounded once, of an a near 1 or smaller, with n as a number and, in `halves`, 2 to the power of two numbers that add up to n: each a
+    /// normal number, so that the first product is exact.
+    #[inline(always)]
+    fn times_power_of_two(self, _n: Self, halves: impl FnOnce() -> (Self, Self)) -> Self {
+        let (first, second) = halves();
+        (self * first) * second
+    }
 }
 
 macro_rules! packed {

@@ -10,10 +10,9 @@ use super::rows;
 use crate::Isa;
 use crate::memory::Memory;
 use crate::turn::Turn;
-use crate::vector::Lanes;
-use levelfold::numerics::elementary::{Elementary, exp};
-use levelfold::numerics::encoders::shift;
-use levelfold::numerics::{Accumulator, BLOCK_ROWS, Value};
+use crate::vector::{Lanes, Vector};
+use levelfold::numerics::elementary::exp_of;
+use levelfold::numerics::{Accumulator, BLOCK_ROWS, Packed, Value};
 use std::ops::Range;
 
 /// The most rows of several segments that are taken together: a vector of the widest.
@@ -35,8 +34,9 @@ pub(crate) struct Shape {
     values: usize,
     scores: usize,
     weighted: usize,
+    /// Weighted values query by query, of a block whose queries see different keys.
+    queried: usize,
     maxima: usize,
-    shifts: usize,
     sums: usize,
     pub(crate) numbers: usize,
 }
@@ -60,11 +60,13 @@ impl Shape {
         // A vector that begins in a row of scores may end behind it.
         let scores = take(BLOCK_ROWS * BLOCK_ROWS + 16);
         let weighted = take(BLOCK_ROWS * value_stride);
-        let [maxima, shifts, sums] = [(); 3].map(|()| take(BLOCK_ROWS + 16));
-        Shape { queries, turned, pairs, values, scores, weighted, maxima, shifts, sums, ..shape }
+        let queried = take(if causal { BLOCK_ROWS * value_stride } else { 0 });
+        let [maxima, sums] = [(); 2].map(|()| take(BLOCK_ROWS + 16));
+        Shape { queries, turned, pairs, values, scores, weighted, queried, maxima, sums, ..shape }
     }
 
-    /// The f64 values of the states: of each entry of the counter, head and query a maximum, a sum and the weighted values.
+    /// The f64 values of the states: of each entry of the counter and head the maxima of all queries, their sums, and column by column the weighted values
+    /// of all queries.
     pub(crate) fn states(&self) -> usize {
         self.depth * self.entry()
     }
@@ -117,7 +119,12 @@ impl Part {
 /// # Safety
 /// The view is of type `T` and has these rows; `product` is that of the same vectors; scratch is as large as the shape says, and nobody else's.
 #[inline(always)]
-pub(crate) unsafe fn attend<T: Value, V: Lanes<T>>(shape: &Shape, q: &Queries<'_>, product: unsafe fn(&Product<u8>)) {
+pub(crate) unsafe fn attend<T, V, W>(shape: &Shape, q: &Queries<'_>, product: unsafe fn(&Product<u8>))
+where
+    T: Value,
+    V: Lanes<T> + Packed<Number = T::Acc>,
+    W: Vector<Acc = f64> + Packed<Number = f64>,
+{
     let features = shape.heads * shape.width;
     let scratch = q.numbers.cast::<V::Acc>();
     let own = T::DTYPE == <V::Acc as levelfold::dtype::Element>::DTYPE && q.qkv.is_dense();
@@ -173,26 +180,31 @@ pub(crate) unsafe fn attend<T: Value, V: Lanes<T>>(shape: &Shape, q: &Queries<'_
                 let (keys, values) = ((pairs.add(column), pair_stride), (pairs.add(features + column), pair_stride));
                 let across = q.rows.next_multiple_of(16);
                 weigh::<V>(shape, scratch, (turned, across, q.rows), (keys.0, keys.1, count), parts.clone(), product);
-                let out = q.out.cast::<V::Acc>().add(column);
-                let to = (scratch.add(shape.weighted), shape.value_stride);
-                blend::<V>(shape, scratch, across, (values.0, values.1, count), parts.clone(), to, product);
+                let values = (values.0, values.1, count);
                 if blocks == 1 {
-                    divide::<V>(shape, scratch, q.rows, (out, q.stride));
+                    let to = (scratch.add(shape.weighted), shape.value_stride);
+                    blend::<V>(shape, scratch, across, values, parts.clone(), to, product);
+                    divide::<V>(shape, scratch, q.rows, (q.out.cast::<V::Acc>().add(column), q.stride));
                 } else {
-                    push(shape, q, head, block, scratch);
+                    blend_turned::<V>(shape, scratch, across, values, part(0), product);
+                    push::<V::Acc, W>(shape, q, head, block, scratch);
                 }
             }
         }
         if blocks > 1 {
             for head in 0..shape.heads {
-                fold(shape, q, head, blocks);
+                for level in (1..blocks.count_ones() as usize).rev() {
+                    combine_states::<W>(shape, q, head, level);
+                }
                 let state = q.states.add(shape.state(0, head));
-                for row in 0..q.rows {
-                    let sum = *state.add(BLOCK_ROWS + row);
-                    let to = q.out.cast::<V::Acc>().add(row * q.stride + head * shape.width);
-                    for column in 0..shape.width {
-                        let value = *state.add(2 * BLOCK_ROWS + row * shape.width + column) / sum;
-                        to.add(column).write(T::from_f64(value).widen());
+                let mut quotients = [0.0; BLOCK_ROWS];
+                for column in 0..shape.width {
+                    for (row, quotient) in quotients.iter_mut().enumerate() {
+                        *quotient = *state.add((2 + column) * BLOCK_ROWS + row) / *state.add(BLOCK_ROWS + row);
+                    }
+                    let to = q.out.cast::<V::Acc>().add(head * shape.width + column);
+                    for (row, quotient) in quotients.iter().enumerate().take(q.rows) {
+                        to.add(row * q.stride).write(T::from_f64(*quotient).widen());
                     }
                 }
             }
@@ -202,7 +214,7 @@ pub(crate) unsafe fn attend<T: Value, V: Lanes<T>>(shape: &Shape, q: &Queries<'_
 
 /// The exponentials of one head over one block of keys, a row of `across` queries for each key, and the maximum and the sum of each query.
 #[inline(always)]
-unsafe fn weigh<V: Fused>(
+unsafe fn weigh<V: Fused + Packed<Number = <V as Vector>::Acc>>(
     shape: &Shape,
     scratch: *mut V::Acc,
     (turned, across, queries): (*const V::Acc, usize, usize),
@@ -214,7 +226,7 @@ unsafe fn weigh<V: Fused>(
     // SAFETY: the caller's promise; scores have room for a vector behind the last row.
     unsafe {
         let scores = scratch.add(shape.scores);
-        let (maxima, shifts, sums) = (scratch.add(shape.maxima), scratch.add(shape.shifts), scratch.add(shape.sums));
+        let (maxima, sums) = (scratch.add(shape.maxima), scratch.add(shape.sums));
         let mut column = 0;
         while column < queries {
             let columns = panel_columns::<V>().min((queries - column).next_multiple_of(V::LANES));
@@ -237,8 +249,8 @@ unsafe fn weigh<V: Fused>(
             );
             column += columns;
         }
-        let scale = V::splat(V::Acc::of_f64(shape.scale));
-        for part in parts.clone() {
+        let scale = splat::<V>(V::Acc::of_f64(shape.scale));
+        for part in parts {
             let from = scores.add(part.key * across + part.query);
             if let Some(ahead) = part.ahead {
                 // Keys that a query does not see weigh nothing: their exponentials are zeros behind the first one.
@@ -250,29 +262,30 @@ unsafe fn weigh<V: Fused>(
             }
             for at in (0..part.queries).step_by(V::LANES) {
                 let from = from.add(at);
-                let mut maximum = V::splat(lowest);
-                for key in 0..part.keys {
-                    maximum = maximum.maximum(V::load(from.add(key * across)).mul(scale));
+                // Maxima of several keys on their way at once: which of them meet first changes nothing but the payload of a NaN and the sign of a zero, and
+                // neither reaches an exponential.
+                let mut maxima_of = [splat::<V>(lowest); 4];
+                let mut key = 0;
+                while key + 4 <= part.keys {
+                    for (index, maximum) in maxima_of.iter_mut().enumerate() {
+                        *maximum = maximum.maximum(Vector::mul(V::load(from.add((key + index) * across)), scale));
+                    }
+                    key += 4;
                 }
+                while key < part.keys {
+                    maxima_of[0] = maxima_of[0].maximum(Vector::mul(V::load(from.add(key * across)), scale));
+                    key += 1;
+                }
+                let [a, b, c, d] = maxima_of;
+                let maximum = a.maximum(b).maximum(c.maximum(d));
                 maximum.store(maxima.add(part.query + at));
-                let minus = std::slice::from_raw_parts_mut(shifts, V::LANES);
-                for (minus, maximum) in minus.iter_mut().zip(std::slice::from_raw_parts(maxima.add(part.query + at), V::LANES)) {
-                    *minus = V::Acc::of_f64(-1.0).mul(shift(*maximum));
-                }
-                let minus = V::load(shifts);
+                let shift = shift_of(maximum);
+                let mut sum = splat::<V>(V::Acc::of_f64(-0.0));
                 for key in 0..part.keys {
                     let score = from.add(key * across);
-                    V::load(score).mul(scale).add(minus).store(score);
-                }
-            }
-        }
-        exponentials(std::slice::from_raw_parts_mut(scores, count * across));
-        for part in parts {
-            for at in (0..part.queries).step_by(V::LANES) {
-                let from = scores.add(part.key * across + part.query + at);
-                let mut sum = V::splat(V::Acc::of_f64(-0.0));
-                for key in 0..part.keys {
-                    sum = sum.add(V::load(from.add(key * across)));
+                    let weight = exp_of(Vector::mul(V::load(score), scale) - shift);
+                    weight.store(score);
+                    sum = Vector::add(sum, weight);
                 }
                 sum.store(sums.add(part.query + at));
             }
@@ -280,9 +293,17 @@ unsafe fn weigh<V: Fused>(
     }
 }
 
+/// The same number in every lane.
 #[inline(always)]
-fn exponentials<A: Elementary>(scores: &mut [A]) {
-    scores.iter_mut().for_each(|score| *score = exp(*score));
+unsafe fn splat<V: Vector>(number: V::Acc) -> V {
+    // SAFETY: the caller's promise.
+    unsafe { <V as Vector>::splat(number) }
+}
+
+/// What is taken off the scores below a maximum: see [`shift`](levelfold::numerics::encoders::shift).
+#[inline(always)]
+fn shift_of<X: Packed>(maximum: X) -> X {
+    X::pick(maximum.equals(X::of(f64::NEG_INFINITY)), X::of(0.0), maximum)
 }
 
 /// The values of one head, weighted by the exponentials and added up for each query.
@@ -299,16 +320,11 @@ unsafe fn blend<V: Fused>(
     let width = shape.width;
     // SAFETY: the caller's promise.
     unsafe {
-        // Values are read where they lie if that takes whole vectors, and one after the other.
-        let (values, value_stride) = match usize::try_from(value_stride) {
-            Ok(stride) if width.is_multiple_of(V::LANES) => (values, stride),
-            _ => {
-                let panel = scratch.add(shape.values);
-                for key in 0..count {
-                    std::ptr::copy_nonoverlapping(values.offset(key as isize * value_stride), panel.add(key * shape.value_stride), width);
-                }
-                (panel.cast_const(), shape.value_stride)
-            }
+        // Whole vectors are read.
+        let (values, value_stride) = if width.is_multiple_of(V::LANES) {
+            forward(shape, scratch, (values, value_stride, count))
+        } else {
+            copied(shape, scratch, (values, value_stride, count))
         };
         for part in parts {
             // Queries that see the same keys in one product, others in one each.
@@ -341,6 +357,29 @@ unsafe fn blend<V: Fused>(
     }
 }
 
+/// Values whose rows lie one after the other: these, or copies.
+#[inline(always)]
+unsafe fn forward<A: Copy>(shape: &Shape, scratch: *mut A, values: (*const A, isize, usize)) -> (*const A, usize) {
+    match usize::try_from(values.1) {
+        Ok(stride) => (values.0, stride),
+        // SAFETY: the caller's promise.
+        Err(_) => unsafe { copied(shape, scratch, values) },
+    }
+}
+
+/// Copies of the values of one head.
+#[inline(always)]
+unsafe fn copied<A: Copy>(shape: &Shape, scratch: *mut A, (values, stride, count): (*const A, isize, usize)) -> (*const A, usize) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let panel = scratch.add(shape.values);
+        for key in 0..count {
+            std::ptr::copy_nonoverlapping(values.offset(key as isize * stride), panel.add(key * shape.value_stride), shape.width);
+        }
+        (panel.cast_const(), shape.value_stride)
+    }
+}
+
 /// Weighted values by their sums: the result, where there is one block of keys.
 #[inline(always)]
 unsafe fn divide<V: Fused>(shape: &Shape, scratch: *mut V::Acc, queries: usize, (out, stride): (*mut V::Acc, usize)) {
@@ -348,7 +387,7 @@ unsafe fn divide<V: Fused>(shape: &Shape, scratch: *mut V::Acc, queries: usize, 
     unsafe {
         for query in 0..queries {
             let from = scratch.add(shape.weighted + query * shape.value_stride).cast_const();
-            let (to, sum) = (out.add(query * stride), V::splat(*scratch.add(shape.sums + query)));
+            let (to, sum) = (out.add(query * stride), splat::<V>(*scratch.add(shape.sums + query)));
             let mut column = 0;
             while column + V::LANES <= shape.width {
                 V::load(from.add(column)).div(sum).store(to.add(column));
@@ -361,78 +400,144 @@ unsafe fn divide<V: Fused>(shape: &Shape, scratch: *mut V::Acc, queries: usize, 
     }
 }
 
+/// As [`blend`], of queries that a vector has side by side: column by column, a row of the queries' weighted values.
+#[inline(always)]
+unsafe fn blend_turned<V: Fused>(
+    shape: &Shape,
+    scratch: *mut V::Acc,
+    across: usize,
+    (values, value_stride, count): (*const V::Acc, isize, usize),
+    part: Part,
+    product: unsafe fn(&Product<u8>),
+) {
+    let out = scratch.wrapping_add(shape.weighted);
+    // SAFETY: the caller's promise; there are as many weighted values either way round.
+    unsafe {
+        if part.ahead.is_some() {
+            let queried = (scratch.add(shape.queried), shape.value_stride);
+            blend::<V>(shape, scratch, across, (values, value_stride, count), std::iter::once(part), queried, product);
+            for query in 0..part.queries {
+                for column in 0..shape.width {
+                    out.add(column * BLOCK_ROWS + query).write(*queried.0.add(query * queried.1 + column));
+                }
+            }
+            return;
+        }
+        let (values, value_stride) = forward(shape, scratch, (values, value_stride, count));
+        let mut query = 0;
+        while query < part.queries {
+            let columns = panel_columns::<V>().min((part.queries - query).next_multiple_of(V::LANES));
+            product(
+                &Product::<V::Acc> {
+                    x: values,
+                    x_stride: 1,
+                    x_step: value_stride,
+                    rows: shape.width,
+                    depth: count,
+                    b: scratch.add(shape.scores + query),
+                    b_stride: across,
+                    first: std::ptr::null(),
+                    out: out.add(query),
+                    out_stride: BLOCK_ROWS as isize,
+                    columns,
+                    exact: false,
+                }
+                .cast(),
+            );
+            query += columns;
+        }
+    }
+}
+
+/// The states of some queries, as numbers of some type: maxima, sums, and values column by column.
+#[derive(Clone, Copy)]
+struct States<A> {
+    maxima: *const A,
+    sums: *const A,
+    values: *const A,
+}
+
 /// Puts the states of a key block on the counter of a head, for all queries.
 #[inline(always)]
-unsafe fn push<A: Accumulator>(shape: &Shape, q: &Queries<'_>, head: usize, block: usize, scratch: *const A) {
-    let mut level = block.count_ones() as usize;
+unsafe fn push<A: Accumulator, W: Vector<Acc = f64> + Packed<Number = f64>>(
+    shape: &Shape,
+    q: &Queries<'_>,
+    head: usize,
+    block: usize,
+    scratch: *const A,
+) {
+    let level = block.count_ones() as usize;
+    let pairs = (block + 1).trailing_zeros() as usize;
     // SAFETY: the caller's promise; the counter is never deeper than the states are.
     unsafe {
-        let state = std::slice::from_raw_parts_mut(q.states.add(shape.state(level, head)), BLOCK_ROWS * (shape.width + 2));
-        let (numbers, values) = state.split_at_mut(2 * BLOCK_ROWS);
-        let (maxima, sums) = numbers.split_at_mut(BLOCK_ROWS);
-        widen(maxima, std::slice::from_raw_parts(scratch.add(shape.maxima), BLOCK_ROWS));
-        widen(sums, std::slice::from_raw_parts(scratch.add(shape.sums), BLOCK_ROWS));
-        if shape.width > 0 {
-            for (row, to) in values.chunks_exact_mut(shape.width).enumerate().take(q.rows) {
-                widen(to, std::slice::from_raw_parts(scratch.add(shape.weighted + row * shape.value_stride), shape.width));
-            }
+        let states = States { maxima: scratch.add(shape.maxima), sums: scratch.add(shape.sums), values: scratch.add(shape.weighted) };
+        if pairs == 0 {
+            let state = std::slice::from_raw_parts_mut(q.states.add(shape.state(level, head)), BLOCK_ROWS * (shape.width + 2));
+            let (maxima, others) = state.split_at_mut(BLOCK_ROWS);
+            let (sums, values) = others.split_at_mut(BLOCK_ROWS);
+            widen(maxima, states.maxima);
+            widen(sums, states.sums);
+            widen(values, states.values);
+            return;
         }
-        for _ in 0..(block + 1).trailing_zeros() {
-            combine(shape, q, head, level);
-            level -= 1;
+        // Straight from where the block's own are: half of all states never lie on the counter.
+        combine::<A, W>(shape.width, q.states.add(shape.state(level - 1, head)), states);
+        for level in (level + 1 - pairs..level).rev() {
+            combine_states::<W>(shape, q, head, level);
         }
     }
 }
 
 #[inline(always)]
-fn widen<A: Accumulator>(to: &mut [f64], from: &[A]) {
+unsafe fn widen<A: Accumulator>(to: &mut [f64], from: *const A) {
+    // SAFETY: the caller's promise: there are as many.
+    let from = unsafe { std::slice::from_raw_parts(from, to.len()) };
     to.iter_mut().zip(from).for_each(|(to, from)| *to = from.as_f64());
-}
-
-/// Combines what is left on the counter, from the newest to the oldest.
-#[inline(always)]
-unsafe fn fold(shape: &Shape, q: &Queries<'_>, head: usize, blocks: usize) {
-    for level in (1..blocks.count_ones() as usize).rev() {
-        // SAFETY: the caller's promise.
-        unsafe { combine(shape, q, head, level) };
-    }
 }
 
 /// The entry below `level` becomes that of both.
 #[inline(always)]
-unsafe fn combine(shape: &Shape, q: &Queries<'_>, head: usize, level: usize) {
-    let count = BLOCK_ROWS * (shape.width + 2);
-    // SAFETY: entries do not overlap.
-    let (older, newer) = unsafe {
-        (
-            std::slice::from_raw_parts_mut(q.states.add(shape.state(level - 1, head)), count),
-            std::slice::from_raw_parts(q.states.add(shape.state(level, head)), count),
-        )
-    };
-    // For all rows of a block, one thing after the other, so that it is vector code; rows that are not there are never looked at.
-    let mut factors = [0.0; 2 * BLOCK_ROWS];
-    let (olds, news) = factors.split_at_mut(BLOCK_ROWS);
-    for (((older, newer), old), new) in older.iter_mut().zip(newer).zip(olds).zip(news).take(BLOCK_ROWS) {
-        let maximum = Accumulator::maximum(*older, *newer);
-        let shift = shift(maximum);
-        (*old, *new) = (*older - shift, *newer - shift);
-        *older = maximum;
+unsafe fn combine_states<W: Vector<Acc = f64> + Packed<Number = f64>>(shape: &Shape, q: &Queries<'_>, head: usize, level: usize) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let newer = q.states.add(shape.state(level, head)).cast_const();
+        let newer = States { maxima: newer, sums: newer.add(BLOCK_ROWS), values: newer.add(2 * BLOCK_ROWS) };
+        combine::<f64, W>(shape.width, q.states.add(shape.state(level - 1, head)), newer);
     }
-    exponentials(&mut factors);
-    let (olds, news) = factors.split_at(BLOCK_ROWS);
-    let sums = older[BLOCK_ROWS..].iter_mut().zip(&newer[BLOCK_ROWS..]);
-    for ((older, newer), (old, new)) in sums.zip(olds.iter().zip(news)) {
-        *older = *older * old + *newer * new;
-    }
-    if shape.width == 0 {
-        return;
-    }
-    let (older, newer) = (&mut older[2 * BLOCK_ROWS..], &newer[2 * BLOCK_ROWS..]);
-    let rows = older.chunks_exact_mut(shape.width).zip(newer.chunks_exact(shape.width));
-    for ((older, newer), (old, new)) in rows.zip(olds.iter().zip(news)).take(q.rows) {
-        for (older, newer) in older.iter_mut().zip(newer) {
-            *older = *older * old + *newer * new;
+}
+
+/// An entry of the counter becomes that of itself and of newer states, for all queries of a block; those that are not there are never looked at.
+#[inline(always)]
+unsafe fn combine<A: Accumulator, W: Vector<Acc = f64> + Packed<Number = f64>>(width: usize, older: *mut f64, newer: States<A>) {
+    // SAFETY: the caller's promise; entries do not overlap.
+    unsafe {
+        for at in (0..BLOCK_ROWS).step_by(W::LANES) {
+            let (maxima, sums, values) = (older.add(at), older.add(BLOCK_ROWS + at), older.add(2 * BLOCK_ROWS + at));
+            let (old, new) = (W::load(maxima), wide::<A, W>(newer.maxima.add(at)));
+            let maximum = old.larger(new);
+            let shift = shift_of(maximum);
+            let (old, new) = (exp_of(old - shift), exp_of(new - shift));
+            maximum.store(maxima);
+            let combined = |older: *mut f64, newer: *const A| (W::load(older) * old + wide::<A, W>(newer) * new).store(older);
+            combined(sums, newer.sums.add(at));
+            for column in (0..width * BLOCK_ROWS).step_by(BLOCK_ROWS) {
+                combined(values.add(column), newer.values.add(at + column));
+            }
         }
+    }
+}
+
+/// Accumulators as f64.
+#[inline(always)]
+unsafe fn wide<A: Accumulator, W: Vector<Acc = f64>>(from: *const A) -> W {
+    // No vector of f64 has more lanes.
+    let mut lanes = [0.0; 8];
+    // SAFETY: the caller's promise.
+    unsafe {
+        for (index, lane) in lanes.iter_mut().enumerate().take(W::LANES) {
+            *lane = (*from.add(index)).as_f64();
+        }
+        W::load(lanes.as_ptr())
     }
 }
 

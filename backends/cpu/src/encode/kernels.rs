@@ -82,7 +82,7 @@ macro_rules! compiled_for {
             $(#[$feature])?
             unsafe fn attend<T: Cell>(shape: &Shape, queries: &Queries<'_>) {
                 // SAFETY: as above.
-                unsafe { attend::attend::<T, T::$vectors>(shape, queries, product::<T::Wide>) }
+                unsafe { attend::attend::<T, T::$vectors, <f64 as Cell>::$vectors>(shape, queries, product::<T::Wide>) }
             }
 
             $(#[$feature])?

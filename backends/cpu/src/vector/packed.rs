@@ -158,7 +158,8 @@ macro_rules! packed {
     ($vector:ident of $float:ident as $bits:ident, mask $mask:ty;
      $add:ident $sub:ident $mul:ident $div:ident, root $root:ident, $min:ident $max:ident, splat $splat:ident,
      compare $compare:ident, and |$a:ident, $b:ident| $and:expr, or $or:expr, pick |$m:ident, $yes:ident, $no:ident| $pick:expr,
-     bits $to_bits:ident $from_bits:ident, splat $splat_bits:ident as $int:ident, $add_bits:ident $sub_bits:ident $and_bits:ident $left:ident $right:ident) => {
+     bits $to_bits:ident $from_bits:ident, splat $splat_bits:ident as $int:ident, $add_bits:ident $sub_bits:ident $and_bits:ident $left:ident $right:ident
+     $(, power $scale:ident)?) => {
         operators!($vector: Add add $add, Sub sub $sub, Mul mul $mul, Div div $div);
 
         impl Packed for $vector {
@@ -285,6 +286,14 @@ macro_rules! packed {
                 // SAFETY: as above.
                 Self(unsafe { $from_bits($right($to_bits(self.0), _mm_cvtsi32_si128(by as i32))) })
             }
+
+            $(
+                #[inline(always)]
+                fn times_power_of_two(self, n: Self, _halves: impl FnOnce() -> (Self, Self)) -> Self {
+                    // SAFETY: as above.
+                    Self(unsafe { $scale(self.0, n.0) })
+                }
+            )?
         }
     };
 }
@@ -311,14 +320,14 @@ packed!(F32x16 of f32 as u32, mask __mmask16;
     _mm512_add_ps _mm512_sub_ps _mm512_mul_ps _mm512_div_ps, root _mm512_sqrt_ps, _mm512_min_ps _mm512_max_ps, splat _mm512_set1_ps,
     compare _mm512_cmp_ps_mask, and |a, b| a & b, or a | b, pick |mask, yes, no| _mm512_mask_mov_ps(no, mask, yes),
     bits _mm512_castps_si512 _mm512_castsi512_ps, splat _mm512_set1_epi32 as i32,
-    _mm512_add_epi32 _mm512_sub_epi32 _mm512_and_si512 _mm512_sll_epi32 _mm512_srl_epi32);
+    _mm512_add_epi32 _mm512_sub_epi32 _mm512_and_si512 _mm512_sll_epi32 _mm512_srl_epi32, power _mm512_scalef_ps);
 
 #[cfg(target_arch = "x86_64")]
 packed!(F64x8 of f64 as u64, mask __mmask8;
     _mm512_add_pd _mm512_sub_pd _mm512_mul_pd _mm512_div_pd, root _mm512_sqrt_pd, _mm512_min_pd _mm512_max_pd, splat _mm512_set1_pd,
     compare _mm512_cmp_pd_mask, and |a, b| a & b, or a | b, pick |mask, yes, no| _mm512_mask_mov_pd(no, mask, yes),
     bits _mm512_castpd_si512 _mm512_castsi512_pd, splat _mm512_set1_epi64 as i64,
-    _mm512_add_epi64 _mm512_sub_epi64 _mm512_and_si512 _mm512_sll_epi64 _mm512_srl_epi64);
+    _mm512_add_epi64 _mm512_sub_epi64 _mm512_and_si512 _mm512_sll_epi64 _mm512_srl_epi64, power _mm512_scalef_pd);
 
 #[cfg(all(test, target_arch = "x86_64"))]
 mod tests {
