@@ -7,6 +7,7 @@
 //! 4. *count the cost*: see [`Cost`].
 
 mod arena;
+mod blame;
 mod views;
 
 use crate::backend::Target;
@@ -68,7 +69,7 @@ fn lower_in(graph: &LevelGraph, target: &Target, literal: Option<Totals>, detail
     let mut plan = lowering.plan;
     for step in &plan.steps {
         (target.supports)(&step.kind).map_err(|reason| {
-            let what = step.origin.first().map_or("a step", |origin| &**origin);
+            let what = blame::blamed(&plan, step, target.supports, &reason);
             Error::new(ErrorCode::Unsupported, format!("target `{}` does not run {what}: {reason}", target.name))
                 .help("choose another backend, or another form of this step")
         })?;

@@ -3,6 +3,7 @@
 
 use levelfold::backend::{FusionLimits, Target, TileLimits};
 use levelfold::check;
+use levelfold::encoder::{Activation, Number, RowOp};
 use levelfold::graph::{GraphBuilder, LevelGraph, Reduce};
 use levelfold::optimize::Planner;
 use levelfold::{DType, ErrorCode, Hierarchy, Leaves, Level, OnEmpty, OptLevel, Plan, Reducer, Segments};
@@ -47,6 +48,33 @@ fn two_towers() -> LevelGraph {
     b.output("both", both).unwrap();
     b.output("again", users).unwrap();
     b.finish().unwrap()
+}
+
+/// Operations on single elements around two folds, the lower of which is kept; and on rows that are kept before them, to which they are added.
+fn elements() -> LevelGraph {
+    let mut b = GraphBuilder::new();
+    let rows = b.input("char", DType::BF16, 10, 64).unwrap();
+    let rows = b.map(rows, &RowOp::Scale(Number(0.125))).unwrap();
+    let rows = b.map(rows, &RowOp::Activate(Activation::Relu)).unwrap();
+    let word = b.table("word", &lengths(&[3, 0, 5, 2])).unwrap();
+    let raw = b.fold(rows, word, Reduce::new(Reducer::Mean).on_empty(OnEmpty::Fill(1.0))).unwrap();
+    let words = b.map(raw, &RowOp::Activate(Activation::Gelu)).unwrap();
+    let words = b.map(words, &RowOp::Add(raw)).unwrap();
+    let words = b.map(words, &RowOp::Cast(DType::F32)).unwrap();
+    let text = b.table("text", &lengths(&[3, 1])).unwrap();
+    let texts = b.fold(words, text, Reduce::new(Reducer::Max)).unwrap();
+    let texts = b.map(texts, &RowOp::Activate(Activation::Sigmoid)).unwrap();
+    b.output("raw", raw).unwrap();
+    b.output("word", words).unwrap();
+    b.output("text", texts).unwrap();
+    b.finish().unwrap()
+}
+
+/// A reducer of the user's own beside one of ours, under another of the user's own.
+fn custom() -> Hierarchy {
+    let range: Reducer = "custom(range: low from x by min(a.low, b.low); high from x by max(a.high, b.high); high - low)".parse().unwrap();
+    let geometric = "custom(geometric_mean: s from log(x) by a.s + b.s; n from 1 by a.n + b.n; exp(s / n))".parse().unwrap();
+    Hierarchy::new(values()).level(words().reduce_all(&[range, Reducer::Var { ddof: 0 }])).level(sentences().reduce(geometric))
 }
 
 fn graphs() -> Vec<(&'static str, LevelGraph)> {
@@ -109,6 +137,8 @@ fn graphs() -> Vec<(&'static str, LevelGraph)> {
                 .level(corpus().reduce(Reducer::Var { ddof: 0 }))),
         ),
         ("two-towers", two_towers()),
+        ("elements", elements()),
+        ("custom", of(custom())),
         ("transformer", of(Hierarchy::from_json(include_str!("../docs/examples/transformer.json")).unwrap())),
     ]
 }
@@ -158,4 +188,36 @@ fn the_default_plan_of_text_copies_nothing_and_reads_the_leaves_once() {
     let leaves = default.inputs().next().unwrap().0;
     let reads = default.steps.iter().flat_map(|step| step.reads()).filter(|view| default.view(*view).buffer == leaves).count();
     assert_eq!(reads, 1);
+}
+
+/// A step stands for many operations: what is named is the one that the target refuses, fused or not.
+#[test]
+fn what_a_target_refuses_is_named_by_level_and_operation() {
+    let named = |graph: &LevelGraph, opt| {
+        let error = Planner::new(levelfold_cuda::target()).opt(opt).plan(graph.clone()).expect_err("refused");
+        assert_eq!(error.code(), ErrorCode::Unsupported);
+        error.to_string()
+    };
+    let median = of(Hierarchy::new(values()).level(words()).level(sentences().reduce_all(&[Reducer::Max, "median".parse().unwrap()])));
+    let rust = Reducer::named("geometric-mean", 1, &[]).unwrap();
+    let in_rust = of(Hierarchy::new(values()).level(words()).level(sentences().reduce(rust)).level(corpus()));
+    let normed = {
+        let mut b = GraphBuilder::new();
+        let rows = b.input("char", DType::F32, 12, 16).unwrap();
+        let rows = b.map(rows, &RowOp::Activate(Activation::Relu)).unwrap();
+        let weight = b.param("weight", DType::F32, 1, 16).unwrap();
+        let rows = b.map(rows, &RowOp::RmsNorm { weight, eps: Number(1e-5) }).unwrap();
+        b.output("rows", rows).unwrap();
+        b.finish().unwrap()
+    };
+    for opt in OptLevel::ALL {
+        for (graph, start) in [
+            (&median, "target `cuda` does not run sentence.reduce: `median` has no kernel on the CUDA backend"),
+            (&in_rust, "target `cuda` does not run sentence.reduce: `custom(geometric-mean version=1)` has no kernel on the CUDA backend"),
+            (&normed, "target `cuda` does not run char.rms-norm: encoders (rms-norm) have no kernels on the CUDA backend"),
+        ] {
+            let error = named(graph, opt);
+            assert!(error.starts_with(start), "-{opt}: {error}");
+        }
+    }
 }

@@ -1,8 +1,5 @@
 // What surrounds the folds: empty segments, copies. One module for all plans, together with finish_plain.cu; the interface is described in src/args.rs.
 
-constexpr int MOVE_THREADS = 256;
-constexpr u32 MOVE_UNITS = 4096;
-
 struct FillArgs {
   const u64* rows;
   u64 count;
@@ -33,36 +30,6 @@ static_assert(sizeof(FillArgs) == LF_FILL_BYTES, "the host has other arguments")
 static_assert(sizeof(CopyArgs) == LF_COPY_BYTES, "the host has other arguments");
 
 // ---------------------------------------------------------------------------------------------------------------- moves
-
-// Work comes in chunks of whole rows, about MOVE_UNITS units each; a block takes one, and another so many blocks further on.
-LF_DEVICE u32 rows_of_chunk(u32 columns) { return columns < MOVE_UNITS ? MOVE_UNITS / columns : 1; }
-
-// Unit `thread`, `thread` + MOVE_THREADS, ... of a chunk, as (row, column), dividing once.
-struct Walk {
-  u64 row;
-  u32 column, columns, step_rows, step_columns, left;
-
-  LF_DEVICE Walk(u64 first_row, u64 rows, u32 of_columns) {
-    const u32 chunk_rows = rows_of_chunk(of_columns);
-    const u32 units = (rows - first_row < chunk_rows ? (u32)(rows - first_row) : chunk_rows) * of_columns;
-    columns = of_columns;
-    row = first_row + threadIdx.x / columns;
-    column = threadIdx.x % columns;
-    step_rows = MOVE_THREADS / columns;
-    step_columns = MOVE_THREADS % columns;
-    left = threadIdx.x < units ? (units - threadIdx.x + MOVE_THREADS - 1) / MOVE_THREADS : 0;
-  }
-
-  LF_DEVICE void step() {
-    row += step_rows;
-    column += step_columns;
-    if (column >= columns) {
-      column -= columns;
-      ++row;
-    }
-    --left;
-  }
-};
 
 LF_KERNEL(lf_fill, FillArgs, MOVE_THREADS) {
   const u64 chunk = rows_of_chunk(args.features);

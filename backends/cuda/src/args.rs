@@ -10,6 +10,10 @@ use std::mem::{offset_of, size_of};
 pub const MOST_STAGES: usize = 8;
 /// The most reductions of all stages of a fold together.
 pub const MOST_REDUCTIONS: usize = 16;
+/// The most operations on rows that one step does.
+pub const MOST_MAP_OPS: usize = 64;
+/// The most other rows that one step adds.
+pub const MOST_MAP_OTHERS: usize = 16;
 
 /// An address on the device; 0 where there is nothing.
 pub type Address = u64;
@@ -203,6 +207,59 @@ pub struct CopyArgs {
     pub reserved: u32,
 }
 
+/// Rows that `lf_map` reads or writes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct MapRows {
+    /// The first element.
+    pub address: Address,
+    /// Bytes from row to row.
+    pub row_stride: i64,
+    /// Bytes from column to column.
+    pub column_stride: i64,
+}
+
+/// An operation of `lf_map`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct MapOp {
+    /// The bits of a scale's constant, as f64; of an addition, which of the other rows.
+    pub number: u64,
+    /// The [code](crate::spec::element_code), or [`ADD_CODE`](crate::spec::ADD_CODE).
+    pub kind: u32,
+    /// The code of the type that the result is rounded to.
+    pub dtype: u32,
+}
+
+/// The arguments of `lf_map`, and, where a type among them is f64, of `lf_map_wide`: operations on every element of some rows.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct MapArgs {
+    /// What is read.
+    pub source: MapRows,
+    /// What is written. It may be what is read, or added.
+    pub target: MapRows,
+    /// How many rows.
+    pub rows: u64,
+    /// Units of a row: features ÷ elements.
+    pub units: u32,
+    /// Elements of a unit: 1, or [`map_elements`] where all sides have them side by side and aligned.
+    pub elements: u32,
+    /// The code of the type of what is read.
+    pub source_type: u32,
+    /// How many operations.
+    pub op_count: u32,
+    /// The operations, in order.
+    pub ops: [MapOp; MOST_MAP_OPS],
+    /// What they add.
+    pub others: [MapRows; MOST_MAP_OTHERS],
+}
+
+/// Elements of a unit of `lf_map`, or of `lf_map_wide`: 16 bytes of the widest type.
+pub const fn map_elements(wide: bool) -> u32 {
+    if wide { 2 } else { 4 }
+}
+
 /// The arguments of `lf_layout`, which is for tests.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
@@ -234,6 +291,7 @@ pub(crate) struct ArgsSizes {
     pub(crate) finish: usize,
     pub(crate) fill: usize,
     pub(crate) copy: usize,
+    pub(crate) map: usize,
 }
 
 impl ArgsSizes {
@@ -242,6 +300,7 @@ impl ArgsSizes {
         finish: size_of::<FinishArgs>(),
         fill: size_of::<FillArgs>(),
         copy: size_of::<CopyArgs>(),
+        map: size_of::<MapArgs>(),
     };
 }
 
@@ -272,9 +331,13 @@ offsets! {
     FinishGroup { first, to, rows, count, last }
     FillArgs { rows, count, out, out_row_stride, out_column_stride, fill, features, out_type }
     CopyArgs { source, source_row_stride, source_column_stride, target, target_row_stride, target_column_stride, ids, id_stride, offsets, shifts, segments, rows, columns, unit, id_bytes, source_feature_major, target_feature_major }
+    MapRows { address, row_stride, column_stride }
+    MapOp { number, kind, dtype }
+    MapArgs { source, target, rows, units, elements, source_type, op_count, ops, others }
 }
 
 // Nothing in them is padding: what is hashed or compared is what was meant.
 const _: () = assert!(size_of::<ReductionArgs>() == 80 && size_of::<FinishGroup>() == 32 && size_of::<StageArgs>() == 8);
 const _: () = assert!(offset_of!(FoldArgs, stages) == 80 && size_of::<FoldArgs>() == 80 + 8 * MOST_STAGES + 80 * MOST_REDUCTIONS);
 const _: () = assert!(size_of::<FinishArgs>() == 80 && size_of::<FillArgs>() == 56 && size_of::<CopyArgs>() == 120);
+const _: () = assert!(size_of::<MapArgs>() == 72 + 16 * MOST_MAP_OPS + 24 * MOST_MAP_OTHERS);

@@ -1,5 +1,6 @@
 //! Types and reducers as kernels number them, the numbers that a reducer keeps, and what of it a kernel is specialised by.
 
+use levelfold::encoder::{Activation, ElementOp};
 use levelfold::numerics::{Monoid, MonoidVisitor};
 use levelfold::{DType, Reducer};
 
@@ -42,6 +43,23 @@ pub fn reducer_code(reducer: &Reducer) -> u32 {
         Reducer::Quantile(_) | Reducer::Named(_) => u32::MAX,
     }
 }
+
+/// An operation on single elements, as kernels number them, and the constant that it has.
+pub fn element_code(op: ElementOp) -> (u32, f64) {
+    match op {
+        ElementOp::Activate(Activation::Relu) => (0, 0.0),
+        ElementOp::Activate(Activation::Gelu) => (1, 0.0),
+        ElementOp::Activate(Activation::GeluTanh) => (2, 0.0),
+        ElementOp::Activate(Activation::Silu) => (3, 0.0),
+        ElementOp::Activate(Activation::Tanh) => (4, 0.0),
+        ElementOp::Activate(Activation::Sigmoid) => (5, 0.0),
+        ElementOp::Scale(by) => (6, by.0),
+        ElementOp::Cast(_) => (7, 0.0),
+    }
+}
+
+/// Adding other rows, beside the operations on single elements.
+pub const ADD_CODE: u32 = 8;
 
 /// What `var` and `std` take from the number of rows: an argument, so that their kernels are one.
 pub fn ddof(reducer: &Reducer) -> u32 {

@@ -3,6 +3,7 @@
 use crate::Shared;
 use crate::device::{Event, Stream};
 use crate::launches::{Maker, StepLaunches};
+use crate::maps;
 use crate::places::{Lying, Place, resolve};
 use crate::pool::Taken;
 use crate::replay::Replay;
@@ -89,8 +90,10 @@ impl CudaExecutable {
         let tables = plan.tables.iter().fold(0u64, |sum, table| sum.saturating_add(table.bytes()));
         shared.pool.check_budget(tables.saturating_add(plan.totals.arena_bytes).saturating_add(most_scratch))?;
         for step in &plan.steps {
-            if let StepKind::Fold(fold) = &step.kind {
-                load_kernels(&shared, &plan, fold)?;
+            match &step.kind {
+                StepKind::Fold(fold) => load_kernels(&shared, &plan, fold)?,
+                StepKind::Encode(encode) => drop(shared.kernels.get(&KernelSpec::Maps, maps::entry(&plan, encode))?),
+                StepKind::Copy(_) => {}
             }
         }
         if !plan.steps.is_empty() {

@@ -1,7 +1,7 @@
 //! The launches of a plan over places: which kernel, how many blocks, with which arguments. Made anew when something is bound elsewhere.
 
 use crate::args::{
-    CopyArgs, FillArgs, FinishArgs, FoldArgs, MOST_REDUCTIONS, MOST_STAGES, ReductionArgs, StageArgs, move_blocks, vector_store,
+    CopyArgs, FillArgs, FinishArgs, FoldArgs, MOST_REDUCTIONS, MOST_STAGES, MapArgs, ReductionArgs, StageArgs, move_blocks, vector_store,
 };
 use crate::device::Stream;
 use crate::modules::{Function, Kernels};
@@ -20,18 +20,19 @@ use levelfold::{DType, Reducer};
 
 /// A launch.
 pub(crate) struct Launch {
-    function: Function,
-    blocks: u32,
-    threads: u32,
-    shared: u32,
-    args: Args,
+    pub(crate) function: Function,
+    pub(crate) blocks: u32,
+    pub(crate) threads: u32,
+    pub(crate) shared: u32,
+    pub(crate) args: Args,
 }
 
-enum Args {
+pub(crate) enum Args {
     Fold(Box<FoldArgs>),
     Finish(FinishArgs),
     Fill(FillArgs),
     Copy(CopyArgs),
+    Map(Box<MapArgs>),
 }
 
 /// The launches of one step, and the bytes that they move.
@@ -56,6 +57,7 @@ impl Launch {
                 Args::Finish(args) => self.function.launch(stream, grid, self.threads, self.shared, args),
                 Args::Fill(args) => self.function.launch(stream, grid, self.threads, self.shared, args),
                 Args::Copy(args) => self.function.launch(stream, grid, self.threads, self.shared, args),
+                Args::Map(args) => self.function.launch(stream, grid, self.threads, self.shared, &**args),
             }
         }
     }
@@ -85,15 +87,15 @@ impl Maker<'_> {
             .map(|(step, work)| match (&step.kind, work) {
                 (StepKind::Fold(fold), StepWork::Fold(work)) => self.fold(fold, work, step.cost),
                 (StepKind::Copy(copy), StepWork::Copy(work)) => self.copy(copy, work),
-                (StepKind::Encode(_), _) => Err(crate::supports::no_encoders()),
-                (StepKind::Fold(_), StepWork::Copy(_)) | (StepKind::Copy(_), StepWork::Fold(_)) => {
+                (StepKind::Encode(encode), StepWork::Map) => self.map(encode),
+                (StepKind::Fold(_) | StepKind::Copy(_) | StepKind::Encode(_), _) => {
                     Err(Error::new(ErrorCode::Internal, "steps and their work do not fit together"))
                 }
             })
             .collect()
     }
 
-    fn place(&self, view: ViewId) -> &Place {
+    pub(crate) fn place(&self, view: ViewId) -> &Place {
         &self.places[view.index()]
     }
 
@@ -396,7 +398,7 @@ fn narrow(count: u64) -> Result<u32> {
     u32::try_from(count).map_err(|_| Error::new(ErrorCode::Overflow, format!("{count} is more than a launch takes")))
 }
 
-fn narrow_columns(columns: u64) -> Result<u32> {
+pub(crate) fn narrow_columns(columns: u64) -> Result<u32> {
     u32::try_from(columns).map_err(|_| {
         Error::new(ErrorCode::Unsupported, format!("{columns} features are more than one launch takes")).help("fold the columns in parts")
     })

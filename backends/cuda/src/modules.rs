@@ -150,6 +150,7 @@ impl Kernels {
             KernelSpec::Fold(_) => "fold.cu",
             KernelSpec::FinishStates(_) | KernelSpec::FinishOperated { .. } => "finish.cu",
             KernelSpec::Moves => "moves.cu",
+            KernelSpec::Maps => "map.cu",
         };
         let source = spec.source();
         let architecture = self.nvrtc.architecture(self.device.capability)?;

@@ -15,6 +15,7 @@
 //! | | `lf_fill` | [`FillArgs`](crate::args::FillArgs) | [`MOVE_THREADS`], none; [`move_blocks`](crate::args::move_blocks) |
 //! | | `lf_copy` | [`CopyArgs`](crate::args::CopyArgs) | [`MOVE_THREADS`], none; [`move_blocks`](crate::args::move_blocks) |
 //! | | `lf_layout` | [`LayoutArgs`](crate::args::LayoutArgs) | one thread, none; for tests |
+//! | [`KernelSpec::Maps`] | `lf_map`, `lf_map_wide` | [`MapArgs`](crate::args::MapArgs) | [`MOVE_THREADS`], none; [`move_blocks`](crate::args::move_blocks) |
 //!
 //! Every entry takes one structure, by value. A launch without blocks is left out by the host.
 //!
@@ -42,8 +43,9 @@
 
 use crate::args::{ArgsSizes, MOST_REDUCTIONS, MOST_STAGES, layout_expressions};
 use crate::codes::few;
-pub use crate::codes::{Planes, ddof, dtype_code, planes, reducer_code, specialised};
-use levelfold::encoder::{Activation, ElementOp, dtype_after};
+pub use crate::codes::{ADD_CODE, Planes, ddof, dtype_code, element_code, planes, reducer_code, specialised};
+use crate::sources::{FINISH_STATES, FOLD, MAPS, STATES, WHOLE_FINISH, WHOLE_FINISH_PLAIN, WHOLE_FOLD, WHOLE_MOVES};
+use levelfold::encoder::{ElementOp, dtype_after};
 use levelfold::reducer::{CustomReducer, ReducerClass};
 use levelfold::{DType, Reducer};
 use std::borrow::Cow;
@@ -77,6 +79,8 @@ pub enum KernelSpec {
     },
     /// Finishing other long segments, filling empty ones, copies: one for all plans.
     Moves,
+    /// Operations on whole rows that no fold takes: one for all plans.
+    Maps,
 }
 
 /// A specialised fold.
@@ -235,6 +239,7 @@ impl KernelSpec {
                 ReducerClass::State => of_states(&[reducer], FINISH_STATES).map_or(Cow::Borrowed(WHOLE_FINISH), Cow::Owned),
             },
             KernelSpec::Moves => Cow::Borrowed(WHOLE_MOVES),
+            KernelSpec::Maps => Cow::Borrowed(MAPS),
         }
     }
 
@@ -246,8 +251,10 @@ impl KernelSpec {
                 format!("-DLF_FINISH_BYTES={}", sizes.finish),
                 format!("-DLF_FILL_BYTES={}", sizes.fill),
                 format!("-DLF_COPY_BYTES={}", sizes.copy),
+                format!("-DLF_MAP_BYTES={}", sizes.map),
                 format!("-DLF_LAYOUT={}", layout_expressions()),
             ],
+            KernelSpec::Maps => vec![format!("-DLF_MAP_BYTES={}", sizes.map)],
             KernelSpec::FinishStates(reducer) => {
                 vec![format!("-DLF_FINISH_BYTES={}", sizes.finish), format!("-DLF_REDUCER={}", reducer_code(reducer))]
             }
@@ -291,56 +298,10 @@ impl KernelSpec {
                 ReducerClass::State => &["lf_finish_states"],
             },
             KernelSpec::Moves => &["lf_finish", "lf_fill", "lf_copy", "lf_layout"],
+            KernelSpec::Maps => &["lf_map", "lf_map_wide"],
         }
     }
 }
-
-macro_rules! states {
-    () => {
-        concat!(include_str!("../kernels/common.cu"), include_str!("../kernels/elementary.cu"), include_str!("../kernels/states.cu"))
-    };
-}
-
-macro_rules! fold {
-    () => {
-        concat!(
-            include_str!("../kernels/elements.cu"),
-            include_str!("../kernels/fold/shape.cu"),
-            include_str!("../kernels/fold/pairs.cu"),
-            include_str!("../kernels/fold/results.cu"),
-            include_str!("../kernels/fold/stages.cu"),
-            include_str!("../kernels/fold/loads.cu"),
-            include_str!("../kernels/fold/walk.cu"),
-        )
-    };
-}
-
-macro_rules! finish_states {
-    () => {
-        concat!(include_str!("../kernels/elements.cu"), include_str!("../kernels/finish_stored.cu"), include_str!("../kernels/finish.cu"))
-    };
-}
-
-/// What custom reducers need before them, and what needs them before it.
-const STATES: &str = states!();
-const FOLD: &str = fold!();
-const FINISH_STATES: &str = finish_states!();
-/// The sources without any.
-const WHOLE_FOLD: &str = concat!(states!(), fold!());
-const WHOLE_FINISH: &str = concat!(states!(), finish_states!());
-const WHOLE_FINISH_PLAIN: &str = concat!(
-    include_str!("../kernels/common.cu"),
-    include_str!("../kernels/elementary.cu"),
-    include_str!("../kernels/elements.cu"),
-    include_str!("../kernels/finish_stored.cu"),
-    include_str!("../kernels/finish_plain.cu"),
-);
-const WHOLE_MOVES: &str = concat!(
-    include_str!("../kernels/common.cu"),
-    include_str!("../kernels/finish_stored.cu"),
-    include_str!("../kernels/finish_plain.cu"),
-    include_str!("../kernels/moves.cu"),
-);
 
 /// The custom reducers among some, each once: a kernel numbers them in this order.
 fn customs<'a>(reducers: impl Iterator<Item = &'a Reducer>) -> Vec<&'a CustomReducer> {
@@ -469,16 +430,7 @@ fn inputs(values: DType, stages: &[StageSpec]) -> impl Iterator<Item = (&StageSp
 /// Initialisers of the kernels' `OpSpec`s: what is done to elements of a type.
 fn render_ops(ops: &[ElementOp], from: DType) -> String {
     let rendered = ops.iter().enumerate().map(|(index, op)| {
-        let (kind, number) = match *op {
-            ElementOp::Activate(Activation::Relu) => (0, 0.0),
-            ElementOp::Activate(Activation::Gelu) => (1, 0.0),
-            ElementOp::Activate(Activation::GeluTanh) => (2, 0.0),
-            ElementOp::Activate(Activation::Silu) => (3, 0.0),
-            ElementOp::Activate(Activation::Tanh) => (4, 0.0),
-            ElementOp::Activate(Activation::Sigmoid) => (5, 0.0),
-            ElementOp::Scale(by) => (6, by.0),
-            ElementOp::Cast(_) => (7, 0.0),
-        };
+        let (kind, number) = element_code(*op);
         format!("{{{kind},{},{:#x}ull}}", dtype_code(dtype_after(&ops[..=index], from)), f64::to_bits(number))
     });
     rendered.collect::<Vec<String>>().join(",")

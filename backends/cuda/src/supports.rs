@@ -1,10 +1,12 @@
 //! What plans for this backend may contain. Known without a device, so that plans are made and read anywhere.
 
-use crate::args::{MOST_REDUCTIONS, MOST_STAGES};
+use crate::args::{MOST_MAP_OPS, MOST_MAP_OTHERS, MOST_REDUCTIONS, MOST_STAGES};
 use levelfold::backend::{FusionLimits, Target};
-use levelfold::plan::{CopyKind, Fold, Load, StepKind};
+use levelfold::encoder::{ElementOp, Encoding, Kernel, RowOp};
+use levelfold::ids::ViewId;
+use levelfold::plan::{CopyKind, Encode, Fold, Load, StepKind};
 use levelfold::reducer::ReducerClass;
-use levelfold::{DType, Error, ErrorCode, Reducer};
+use levelfold::{DType, Reducer};
 
 /// Arena buffers begin where a whole row of a warp's reads does.
 const ALIGN: u64 = 256;
@@ -22,19 +24,35 @@ pub fn target() -> Target {
     Target { align: ALIGN, fusion, tiles: None, element_op: |_| true, supports, ..Target::new(crate::NAME) }
 }
 
-/// For an encoder in a plan that nobody planned for this target.
-pub(crate) fn no_encoders() -> Error {
-    Error::new(ErrorCode::Unsupported, "the CUDA kernels have no encoders")
-}
-
 fn supports(step: &StepKind) -> Result<(), String> {
     match step {
         StepKind::Fold(fold) => supports_fold(fold),
         StepKind::Copy(copy) => match copy.what {
             CopyKind::Segments { .. } | CopyKind::Spread { .. } | CopyKind::Rows | CopyKind::Gather | CopyKind::Columns => Ok(()),
         },
-        StepKind::Encode(encode) => Err(format!("encoders ({}) have no kernels on the CUDA backend", encode.encoding.kernel.name())),
+        StepKind::Encode(encode) => supports_encode(encode),
     }
+}
+
+/// Operations on single elements and sums of rows run where no fold takes them.
+fn supports_encode(encode: &Encode) -> Result<(), String> {
+    let Encoding { kernel, ops } = &encode.encoding;
+    match kernel {
+        Kernel::Map { .. } => {}
+        Kernel::MatMul { .. } | Kernel::Attend { .. } | Kernel::Convolve { .. } => {
+            return Err(format!("encoders ({}) have no kernels on the CUDA backend", kernel.name()));
+        }
+    }
+    let unknown = |op: &&RowOp<ViewId>| !matches!(op, RowOp::Add(_)) && ElementOp::of(op).is_none();
+    if let Some(op) = ops.iter().find(unknown) {
+        return Err(format!("encoders ({}) have no kernels on the CUDA backend", op.name()));
+    }
+    let others = ops.iter().filter(|op| matches!(op, RowOp::Add(_))).count();
+    if ops.len() > MOST_MAP_OPS || others > MOST_MAP_OTHERS {
+        let limits = format!("CUDA kernels do up to {MOST_MAP_OPS}, and add up to {MOST_MAP_OTHERS} other rows");
+        return Err(format!("it does {} operations in one step, {others} of them sums; {limits}", ops.len()));
+    }
+    Ok(())
 }
 
 fn supports_fold(fold: &Fold) -> Result<(), String> {

@@ -20,6 +20,8 @@ pub(crate) const ALIGN: u64 = 256;
 pub(crate) enum StepWork {
     Fold(Box<FoldWork>),
     Copy(CopyWork),
+    /// Operations on rows, which need nothing.
+    Map,
 }
 
 /// A fold, with its tables.
@@ -115,7 +117,7 @@ pub(crate) fn prepare(plan: &Plan, tables: &TableSet, bringing: &mut Bringing<'_
                 }
                 CopyKind::Rows | CopyKind::Gather | CopyKind::Columns => CopyWork { starts: None, shifts: None },
             }),
-            StepKind::Encode(_) => return Err(crate::supports::no_encoders()),
+            StepKind::Encode(_) => StepWork::Map,
         };
         work.steps.push(made);
     }

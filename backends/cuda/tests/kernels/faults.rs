@@ -1,7 +1,7 @@
 //! Faults that are planted into the kernels, one at a time: each has to be caught, or the checks are worth nothing. docs/cuda.md lists them.
 
 use crate::specs::{self, Named};
-use crate::{Compiled, check, compile, compile_fold, moves, seeds, shim, unchanged};
+use crate::{Compiled, check, compile, compile_fold, maps, moves, seeds, shim, unchanged};
 use levelfold::{DType, Reducer};
 use levelfold_cuda::spec::{COMPILE_OPTIONS, KernelSpec};
 use levelfold_cuda_shim::{Flavour, Shim, skip};
@@ -12,6 +12,7 @@ pub(crate) enum Where {
     Fold,
     Finish,
     Moves,
+    Maps,
 }
 
 /// What is run to catch it.
@@ -26,6 +27,8 @@ pub(crate) enum Check {
     Copies,
     /// Roundings to this type.
     Roundings(DType),
+    /// Operations on rows.
+    Maps,
 }
 
 /// One fault: a text of the source and what stands there instead.
@@ -51,7 +54,7 @@ const fn moved(name: &'static str, from: &'static str, to: &'static str, caught_
 const BITS: &str = "and not";
 
 /// What bits and the shim's own rules catch.
-pub(crate) const FAULTS: [Fault; 28] = [
+pub(crate) static FAULTS: [Fault; 28] = [
     fold(
         "a removed barrier between bringing a tile and taking it",
         "__syncwarp();\n    if (active) walk",
@@ -189,7 +192,7 @@ const fn finish(name: &'static str, from: &'static str, to: &'static str, kernel
 }
 
 /// The same, of reducers with a state.
-pub(crate) const FAULTS_OF_STATES: [Fault; 16] = [
+pub(crate) static FAULTS_OF_STATES: [Fault; 16] = [
     fold(
         "rows are shifted by themselves",
         "const T shift = s.part[0] == (T)0 ? x : s.part[1];",
@@ -288,7 +291,7 @@ pub(crate) const FAULTS_OF_STATES: [Fault; 16] = [
 ];
 
 /// Operations before and after a fold.
-pub(crate) const FAULTS_OF_OPERATIONS: [Fault; 8] = [
+pub(crate) static FAULTS_OF_OPERATIONS: [Fault; 8] = [
     fold(
         "operations go the other way round",
         "constexpr OpSpec OP = List::at(N);",
@@ -349,8 +352,33 @@ const fn finished(name: &'static str, from: &'static str, to: &'static str, kern
     Fault { name, place: Where::Finish, from, to, caught_by: Check::Cases(kernel), says: BITS }
 }
 
+const fn mapped(name: &'static str, from: &'static str, to: &'static str, says: &'static str) -> Fault {
+    Fault { name, place: Where::Maps, from, to, caught_by: Check::Maps, says }
+}
+
+/// Operations on whole rows.
+pub(crate) static FAULTS_OF_MAPS: [Fault; 6] = [
+    mapped("an operation on rows is not rounded before the next", "part.round_to(type);", "", BITS),
+    mapped("other rows are those that are added first", "args.others[op.number]", "args.others[0]", BITS),
+    mapped("neighbouring units overlap", "(i64)column[u] * N * rows.column_stride", "(i64)column[u] * rows.column_stride", BITS),
+    mapped("rows of f32 beside f64 are operated on in f64", "if (type == F64) part", "if (true) part", BITS),
+    mapped("the last unit of a chunk is left out", "part.on[u] = walk.left;", "part.on[u] = walk.left > 1;", BITS),
+    mapped(
+        "what was read is not stepped over",
+        "if (walk.left) walk.step();",
+        "if (walk.left) u & 1 ? --walk.left : (walk.step(), 0);",
+        BITS,
+    ),
+];
+
 /// What only a sanitizer catches.
-pub(crate) const FAULTS_OF_MEMORY: [Fault; 3] = [
+pub(crate) static FAULTS_OF_MEMORY: [Fault; 4] = [
+    mapped(
+        "rows beyond the last are read",
+        "if (on[u]) units[u] = *(const Unit*)place(rows, u);",
+        "units[u] = *(const Unit*)place(rows, u);",
+        "AddressSanitizer: heap-buffer-overflow",
+    ),
     fold(
         "a tile takes more columns than there are",
         "args.features - first < args.lanes ? args.features - first : args.lanes;",
@@ -399,6 +427,11 @@ pub(crate) fn caught(shim: &Shim, fault: &Fault, cases: u64) -> Option<String> {
         }
         Check::Copies => moves::copies(&moves, 0xc0b1_0000..0xc0b1_0000 + cases).err(),
         Check::Roundings(dtype) => moves::roundings(&moves, *dtype, &moves::midpoints(*dtype)).err(),
+        Check::Maps => {
+            let source = broken(fault, &KernelSpec::Maps.source());
+            let module = compile(shim, &KernelSpec::Maps, &source).unwrap_or_else(|log| panic!("{}: {log}", fault.name));
+            maps::maps(&module, maps::SEEDS..maps::SEEDS + cases).err()
+        }
         Check::Cases(kernel) => {
             let (index, named) = named(kernel);
             let change = |spec: &KernelSpec| match (spec, fault.place) {
@@ -413,6 +446,10 @@ pub(crate) fn caught(shim: &Shim, fault: &Fault, cases: u64) -> Option<String> {
     }
 }
 
+fn all_faults() -> impl Iterator<Item = &'static Fault> {
+    FAULTS.iter().chain(&FAULTS_OF_STATES).chain(&FAULTS_OF_OPERATIONS).chain(&FAULTS_OF_MAPS)
+}
+
 #[test]
 fn planted_faults_are_caught() {
     let shim = match shim(Flavour::Plain) {
@@ -420,7 +457,7 @@ fn planted_faults_are_caught() {
         Err(reason) => return skip("planted faults", &reason),
     };
     let mut missed = Vec::new();
-    for fault in FAULTS.iter().chain(&FAULTS_OF_STATES).chain(&FAULTS_OF_OPERATIONS) {
+    for fault in all_faults() {
         match caught(&shim, fault, crate::CASES) {
             Some(error) if error.contains(fault.says) => println!("{}: caught by {error}", fault.name),
             Some(error) => missed.push(format!("{}: caught, but not as it should be: {error}", fault.name)),
@@ -428,7 +465,7 @@ fn planted_faults_are_caught() {
         }
     }
     assert!(missed.is_empty(), "{}", missed.join("\n"));
-    println!("{} planted faults, all caught", FAULTS.len() + FAULTS_OF_STATES.len() + FAULTS_OF_OPERATIONS.len());
+    println!("{} planted faults, all caught", all_faults().count());
 }
 
 /// Products that are fused into sums: what `--fmad=false` is there for.

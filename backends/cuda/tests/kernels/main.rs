@@ -2,6 +2,7 @@
 
 mod case;
 mod faults;
+mod maps;
 mod memory;
 mod moves;
 mod oracle;

@@ -32,10 +32,12 @@ fn kernels_compile_for_devices_and_spill_nothing() {
             let ops: Vec<String> = ops.iter().map(ToString::to_string).collect();
             Some((format!("{reducer} to {dtype}, {}, of long segments", ops.join(", ")), spec))
         }
-        KernelSpec::FinishStates(_) | KernelSpec::FinishOperated { .. } | KernelSpec::Fold(_) | KernelSpec::Moves => None,
+        KernelSpec::FinishStates(_) | KernelSpec::FinishOperated { .. } | KernelSpec::Fold(_) | KernelSpec::Moves | KernelSpec::Maps => {
+            None
+        }
     });
     let (mut kernels, mut spilled) = (0, Vec::new());
-    for (name, spec) in folds.chain(finishes).chain([("moves".to_owned(), KernelSpec::Moves)]) {
+    for (name, spec) in folds.chain(finishes).chain([("moves".to_owned(), KernelSpec::Moves), ("maps".to_owned(), KernelSpec::Maps)]) {
         let mut options: Vec<String> = COMPILE_OPTIONS.iter().map(|&option| option.to_owned()).collect();
         options.extend(spec.defines());
         let mut of_kernels: Vec<(String, Vec<String>)> = Vec::new();
@@ -56,10 +58,10 @@ fn kernels_compile_for_devices_and_spill_nothing() {
         }
         of_kernels.sort();
         for (kernel, shown) in of_kernels {
-            let name = if matches!(spec, KernelSpec::Moves) { kernel } else { name.clone() };
+            let name = if matches!(spec, KernelSpec::Moves | KernelSpec::Maps) { kernel } else { name.clone() };
             let dynamic = match &spec {
                 KernelSpec::Fold(fold) => fold.shared_bytes(),
-                KernelSpec::FinishStates(_) | KernelSpec::FinishOperated { .. } | KernelSpec::Moves => 0,
+                KernelSpec::FinishStates(_) | KernelSpec::FinishOperated { .. } | KernelSpec::Moves | KernelSpec::Maps => 0,
             };
             writeln!(table, "{name:<46} {dynamic:>6}  |{}", shown.join("  |")).expect("a string");
         }

@@ -2,7 +2,7 @@
 //! this side and touched by theirs.
 
 use crate::faults::{FAULTS_OF_MEMORY, caught};
-use crate::{check, compile, compile_fold, each_kernel, moves, seeds, shim, unchanged};
+use crate::{check, compile, compile_fold, each_kernel, maps, moves, seeds, shim, unchanged};
 use levelfold_cuda::spec::KernelSpec;
 use levelfold_cuda_shim::{Flavour, Libraries, libraries, skip};
 use std::path::Path;
@@ -48,13 +48,15 @@ fn clean() {
     let shim = shim(Flavour::Sanitized).expect("built before");
     let moves = compile(&shim, &KernelSpec::Moves, &KernelSpec::Moves.source()).expect("the moves compile");
     let copies = moves::copies(&moves, 0xc0b1_0000..0xc0b1_0014).unwrap_or_else(|error| panic!("{error}"));
+    let module = compile(&shim, &KernelSpec::Maps, &KernelSpec::Maps.source()).expect("the maps compile");
+    let (mapped, _) = maps::maps(&module, maps::SEEDS..maps::SEEDS + 60).unwrap_or_else(|error| panic!("{error}"));
     let (kernels, cases, _) = each_kernel(|index, named| {
         let compiled = compile_fold(&shim, named, unchanged)?;
         check(named, &compiled, &moves, seeds(index, 8))
     });
     println!(
-        "sanitized: {kernels} fold kernels and the moves, 3 schedules, {} cases under AddressSanitizer and UndefinedBehaviorSanitizer, nothing to report",
-        cases + copies
+        "sanitized: {kernels} fold kernels, the moves and the maps, 3 schedules, {} cases under AddressSanitizer and UndefinedBehaviorSanitizer, nothing to report",
+        cases + copies + mapped
     );
 }
 
