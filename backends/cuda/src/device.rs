@@ -16,6 +16,8 @@ pub(crate) struct Device {
     pub(crate) capability: (i32, i32),
     pub(crate) multiprocessors: u32,
     pub(crate) total_bytes: u64,
+    /// Bytes of shared memory that a block may have.
+    pub(crate) shared_bytes: u32,
     device: sys::CUdevice,
     context: sys::CUcontext,
 }
@@ -70,6 +72,7 @@ impl Device {
         let capability =
             (attribute(A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?, attribute(A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?);
         let multiprocessors = attribute(A::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
+        let shared = attribute(A::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?;
         // SAFETY: as above; the context is released when the device is dropped.
         crate::driver::opened(unsafe { sys::cuDevicePrimaryCtxRetain(&raw mut context, device) })?;
         // SAFETY: a C string that the driver ended within 255 bytes, or that the last byte of the buffer, 0, ends.
@@ -81,6 +84,7 @@ impl Device {
             capability,
             multiprocessors: u32::try_from(multiprocessors).unwrap_or(1).max(1),
             total_bytes: crate::wide(total),
+            shared_bytes: u32::try_from(shared).unwrap_or(0),
             device,
             context,
         }))

@@ -80,8 +80,12 @@ impl CudaExecutable {
             let message = format!("the plan runs {}..{} window by window, which this backend does not", tile.first, tile.last);
             return Err(Error::new(ErrorCode::Unsupported, message).help("plan again for this backend: its target has no tiles"));
         }
-        for step in &plan.steps {
-            (crate::target().supports)(&step.kind).map_err(|reason| Error::new(ErrorCode::Unsupported, reason))?;
+        for (index, step) in plan.steps.iter().enumerate() {
+            runs(&shared, &plan, &step.kind).map_err(|reason| {
+                let origin = step.origin.join(", ");
+                Error::new(ErrorCode::Unsupported, format!("step s{index} ({origin}) does not run on this device: {reason}"))
+                    .help("plan again for this device, or choose another backend")
+            })?;
         }
         let _entered = shared.device.enter()?;
         let multiprocessors = shared.device.multiprocessors;
@@ -305,6 +309,21 @@ fn put_program(shared: &Shared, stream: &Arc<Stream>, ready: &mut Ready, index: 
     Ok(true)
 }
 
+/// Whether a step runs on this device, whoever planned it.
+fn runs(shared: &Shared, plan: &Plan, kind: &StepKind) -> std::result::Result<(), String> {
+    (crate::target().supports)(kind)?;
+    let StepKind::Fold(fold) = kind else { return Ok(()) };
+    let spec = work::narrowest_spec(plan, fold, grain(plan, fold, shared.device.multiprocessors));
+    let (needed, there) = (spec.shared_bytes(), shared.device.shared_bytes);
+    if needed > there {
+        let (major, minor) = shared.device.capability;
+        return Err(format!(
+            "it holds the blocks of its levels in {needed} bytes of shared memory, and a device of compute capability {major}.{minor} has {there} for a block"
+        ));
+    }
+    Ok(())
+}
+
 /// Loads the kernels that a fold takes where rows lie as the host's do on the device.
 fn load_kernels(shared: &Shared, plan: &Plan, fold: &Fold) -> Result<()> {
     let values = fold.load.values();
@@ -319,7 +338,8 @@ fn load_kernels(shared: &Shared, plan: &Plan, fold: &Fold) -> Result<()> {
     let grain = grain(plan, fold, shared.device.multiprocessors);
     let spec = spec_of(plan, fold, grain, index_of(plan, fold), source, |most| {
         Access::best(source, buffer.dtype, view.features, address, strides, by_position, most)
-    });
+    })
+    .within(shared.device.shared_bytes);
     shared.kernels.get(&KernelSpec::Fold(spec), "lf_fold")?;
     if let Some(top) = fold.stages.last()
         && plan.table(top.table).longest > grain.piece_rows()

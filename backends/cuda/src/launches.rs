@@ -123,7 +123,8 @@ impl Maker<'_> {
         let strides = [values.row_stride, values.column_stride];
         let spec = spec_of(self.plan, fold, work.grain, work.index, source, |most| {
             Access::best(source, values.dtype, features, values.address, strides, by_position, most)
-        });
+        })
+        .within(self.kernels.most_shared());
         let geometry = spec
             .geometry(features, work.runs)
             .ok_or_else(|| Error::new(ErrorCode::Internal, "runs were cut for fewer columns than there are"))?;

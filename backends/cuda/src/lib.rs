@@ -194,7 +194,7 @@ impl CudaBuilder {
             turns: Mutex::new(()),
             device,
         };
-        Ok(CudaBackend { target: target(), shared: Arc::new(shared) })
+        Ok(CudaBackend { target: supports::target_of(shared.device.shared_bytes), shared: Arc::new(shared) })
     }
 }
 

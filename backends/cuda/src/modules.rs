@@ -116,6 +116,11 @@ impl Kernels {
         Kernels { device, nvrtc, cache, loaded: Mutex::new(HashMap::new()) }
     }
 
+    /// Bytes of shared memory that a block may have on the device.
+    pub(crate) fn most_shared(&self) -> u32 {
+        self.device.shared_bytes
+    }
+
     /// An entry of a kernel: loaded already, in the cache, or compiled now.
     ///
     /// # Errors

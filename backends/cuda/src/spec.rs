@@ -346,6 +346,20 @@ impl FoldSpec {
         arriving + again.map(|(_, input)| 32 * FOLD_THREADS * self.vector() * accumulator_size(input)).sum::<u32>()
     }
 
+    /// The same fold, with rows read by fewer bytes at a time where a block would have more shared memory than there is; where nothing is left to read less of,
+    /// it still has.
+    pub fn within(mut self, shared: u32) -> FoldSpec {
+        let size = low(self.values.size_u64());
+        while self.shared_bytes() > shared {
+            self.access = match self.access {
+                Access::Lanes { bytes } if bytes > size => Access::Lanes { bytes: bytes / 2 },
+                Access::Lanes { .. } => break,
+                Access::Tile => Access::Lanes { bytes: size },
+            };
+        }
+        self
+    }
+
     /// The most bytes that a lane should read of a row, by what is made of it: as many as keep its accumulators in registers, and its part of the rows
     /// that are held for a second pass within eight bytes.
     pub fn most_bytes(values: DType, stages: &[StageSpec]) -> u32 {

@@ -14,7 +14,10 @@ const ALIGN: u64 = 256;
 /// The most stages of a fold that go over their blocks twice: each holds 32 KiB of rows.
 const MOST_AGAIN: usize = 2;
 
-/// What the planner knows of this backend. The same for every device, so plans are too.
+/// What such a stage holds at most, and what arrives of the rows that are read by single elements.
+const HELD_BYTES: u32 = 32 << 10;
+
+/// What the planner knows of this backend. The same for every device of compute capability 8.0 or later, so plans are too.
 ///
 /// A unit of a fused fold is folded by one group of lanes, and a device runs thousands of those at once: so levels are fused while the largest unit is a few hundred
 /// rows, or a quarter of what a warp of a large device (132 multiprocessors of 24 warps) gets of all rows.
@@ -22,6 +25,13 @@ pub fn target() -> Target {
     let fusion =
         FusionLimits { unit_rows: 512, unit_share: 4 * 132 * 24, stages: MOST_STAGES, reductions: MOST_REDUCTIONS, again: MOST_AGAIN };
     Target { align: ALIGN, fusion, tiles: None, element_op: |_| true, supports, ..Target::new(crate::NAME) }
+}
+
+/// The same for a device whose blocks have so many bytes of shared memory: levels that hold their blocks are fused as far as they fit.
+pub(crate) fn target_of(shared_bytes: u32) -> Target {
+    let target = target();
+    let held = usize::try_from((shared_bytes / HELD_BYTES).saturating_sub(1)).unwrap_or(MOST_AGAIN);
+    Target { fusion: FusionLimits { again: target.fusion.again.min(held), ..target.fusion }, ..target }
 }
 
 fn supports(step: &StepKind) -> Result<(), String> {

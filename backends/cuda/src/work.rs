@@ -189,6 +189,13 @@ pub(crate) fn spec_of(
     FoldSpec { values, source, access: access(FoldSpec::most_bytes(values, &stages)), index, stages }
 }
 
+/// A fold that reads its rows by single elements: what takes the most threads, and the least shared memory.
+pub(crate) fn narrowest_spec(plan: &Plan, fold: &Fold, grain: Grain) -> FoldSpec {
+    let size = plan.buffer_of(fold.load.values()).dtype.size();
+    let narrowest = Access::Lanes { bytes: u32::try_from(size).unwrap_or(8) };
+    spec_of(plan, fold, grain, index_of(plan, fold), source_of(plan, fold).0, |_| narrowest)
+}
+
 /// What a reduction is specialised by.
 pub(crate) fn reduction_spec(reduction: &Reduction) -> ReductionSpec {
     ReductionSpec {
@@ -230,14 +237,11 @@ pub(crate) fn source_of(plan: &Plan, fold: &Fold) -> (Source, bool) {
 fn fold_work(plan: &Plan, fold: &Fold, tables: &TableSet, bringing: &mut Bringing<'_>, work: &mut Work) -> Result<FoldWork> {
     let chain: Vec<&Segments> = fold.stages.iter().map(|stage| tables.get(stage.table)).collect();
     let index = index_of(plan, fold);
-    let (source, _) = source_of(plan, fold);
     let (_, features) = row_of(plan, fold);
     let mut grain = grain(plan, fold, bringing.device.multiprocessors);
     let mut cut = cuts::cut(&chain, grain);
     // With the narrowest reads there are the most threads, so what fits then always fits.
-    let size = plan.buffer_of(fold.load.values());
-    let narrowest = Access::Lanes { bytes: u32::try_from(size.dtype.size()).unwrap_or(8) };
-    let spec = spec_of(plan, fold, grain, index, source, |_| narrowest);
+    let spec = narrowest_spec(plan, fold, grain);
     while features > 0 && cut.runs > 0 && spec.geometry(features, cut.runs).is_none() {
         if cut.runs == 1 {
             return Err(too_wide(features));

@@ -54,6 +54,15 @@ Result of_device(int device) {
 
 }  // namespace
 
+int fake::most_shared() {
+  switch (state().setting("capability")) {
+    case 75: return 64 * 1024;
+    case 80: case 87: return 163 * 1024;
+    case 86: case 88: case 89: case 120: case 121: return 99 * 1024;
+    default: return 227 * 1024;
+  }
+}
+
 EXPORT Result cuInit(unsigned flags) {
   std::lock_guard<std::mutex> hold(state().lock);
   if (flags) return INVALID_VALUE;
@@ -137,7 +146,7 @@ EXPORT Result cuDeviceGetAttribute(int* value, int attribute, int device) {
     case 75: *value = capability / 10; break;  // compute capability
     case 76: *value = capability % 10; break;
     case 81: *value = 228 * 1024; break;  // shared memory a multiprocessor
-    case 97: *value = 227 * 1024; break;  // shared memory a block, if asked for
+    case 97: *value = most_shared(); break;  // shared memory a block, if asked for
     default: *value = 0; break;           // what is not there
   }
   return SUCCESS;

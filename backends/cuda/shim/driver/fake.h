@@ -157,6 +157,9 @@ struct State {
 
 State& state();
 
+// Bytes of shared memory that a block may have, if it asks for them: by the device's capability. The lock is held.
+int most_shared();
+
 // The context that is current on this thread, of those that are there.
 Result current(Context** context);
 // The same, where a capture may forbid the call: then it is refused, and the capture is lost.

@@ -27,16 +27,6 @@ bool read_image(const char* from, Image* image) {
   return true;
 }
 
-// Bytes of shared memory that a block may have, if it asks for them. The lock is held.
-int most_shared() {
-  switch (state().setting("capability")) {
-    case 75: return 64 * 1024;
-    case 80: case 87: return 163 * 1024;
-    case 86: case 88: case 89: case 120: case 121: return 99 * 1024;
-    default: return 227 * 1024;
-  }
-}
-
 Result took_wrong(const char* why) { return strstr(why, "not aligned") ? MISALIGNED : LAUNCH_FAILED; }
 
 }  // namespace

@@ -100,9 +100,14 @@ pub fn libraries(flavour: Flavour) -> Result<Libraries, String> {
     }
     let compiler = Command::new("g++").arg("--version").output().map_err(|error| format!("g++ cannot be run: {error}"))?;
     let mut hasher = DefaultHasher::new();
-    (SOURCES, flavour.flags(), &compiler.stdout).hash(&mut hasher);
+    // They know where they lie: a target folder that was copied has its own.
     let root = folder()?;
+    (SOURCES, flavour.flags(), &compiler.stdout, &root).hash(&mut hasher);
     let made = root.join(format!("{}-{:016x}", flavour.name(), hasher.finish()));
+    // Kernels do not know the driver: what was compiled stays when that changes. Their names are hashes of all else.
+    let mut hasher = DefaultHasher::new();
+    (flavour.flags(), &compiler.stdout).hash(&mut hasher);
+    let kernels = root.join(format!("kernels-{}-{:016x}", flavour.name(), hasher.finish()));
     let libraries = Libraries { driver: made.join("libcuda.so.1"), nvrtc: made.join("libnvrtc.so.13") };
     let _lock = lock(&root, "build.lock")?;
     if libraries.driver.exists() && libraries.nvrtc.exists() {
@@ -117,7 +122,7 @@ pub fn libraries(flavour: Flavour) -> Result<Libraries, String> {
     let here = made.display().to_string();
     let defines = [
         text("LF_SHIM_HEADERS", &here),
-        text("LF_SHIM_FOLDER", &made.join("kernels").display().to_string()),
+        text("LF_SHIM_FOLDER", &kernels.display().to_string()),
         text("LF_SHIM_COMPILER", "g++"),
         text("LF_SHIM_FLAGS", flavour.flags()),
     ];

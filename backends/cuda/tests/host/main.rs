@@ -6,6 +6,7 @@ mod device;
 mod faults;
 mod opening;
 mod operations;
+mod small;
 
 use levelfold::{Bindings, DType, Engine, Hierarchy, Leaves, Level, Prepared, Reducer, Result, Segments, TensorView, TensorViewMut};
 use levelfold_cuda::{CudaBackend, CudaBuilder, NvrtcSearch};

@@ -360,7 +360,7 @@ const fn mapped(name: &'static str, from: &'static str, to: &'static str, says: 
 pub(crate) static FAULTS_OF_MAPS: [Fault; 6] = [
     mapped("an operation on rows is not rounded before the next", "part.round_to(type);", "", BITS),
     mapped("other rows are those that are added first", "args.others[op.number]", "args.others[0]", BITS),
-    mapped("neighbouring units overlap", "(i64)column[u] * N * rows.column_stride", "(i64)column[u] * rows.column_stride", BITS),
+    mapped("neighbouring units overlap", "(i64)column[u] * N * rows.column_stride", "(i64)column[u] * rows.column_stride", "not aligned"),
     mapped("rows of f32 beside f64 are operated on in f64", "if (type == F64) part", "if (true) part", BITS),
     mapped("the last unit of a chunk is left out", "part.on[u] = walk.left;", "part.on[u] = walk.left > 1;", BITS),
     mapped(
