@@ -2,10 +2,10 @@
 
 use super::{Fake, data, fold, hierarchy, wanted};
 use levelfold::backend::{Backend, Target};
-use levelfold::encoder::{Activation, RowOp};
+use levelfold::encoder::{Number, RowOp};
 use levelfold::graph::GraphBuilder;
 use levelfold::optimize::Planner;
-use levelfold::{Bindings, DType, Engine, ErrorCode, Hierarchy, Leaves, Level, Reducer, Segments, TensorView, TensorViewMut};
+use levelfold::{Bindings, DType, Engine, ErrorCode, Hierarchy, Leaves, Level, OptLevel, Reducer, Segments, TensorView, TensorViewMut};
 use std::sync::Arc;
 
 /// Lets the n-th event of a kind fail, for n = 1, 2, … until nothing fails any more, while a plan is compiled and run three times (launched, recorded,
@@ -149,11 +149,25 @@ fn plans_for_others_and_encoders_are_refused() {
     assert_eq!(fake.backend().compile(&plan).err().expect("another target").code(), ErrorCode::WrongTarget);
     let mut b = GraphBuilder::new();
     let x = b.input("x", DType::F32, 4, 2).expect("an input");
-    let y = b.map(x, &RowOp::Activate(Activation::Relu)).expect("an activation");
+    let weight = b.param("weight", DType::F32, 1, 2).expect("a param");
+    let y = b.map(x, &RowOp::RmsNorm { weight, eps: Number(1e-5) }).expect("a norm");
     b.output("y", y).expect("an output");
     let error = Engine::new(fake.backend()).prepare_graph(b.finish().expect("a graph")).err().expect("no encoders");
     assert_eq!(error.code(), ErrorCode::Unsupported);
-    assert!(error.to_string().contains("have no kernels on the CUDA backend"), "{error}");
+    assert!(error.to_string().contains("encoders (rms-norm) have no kernels on the CUDA backend"), "{error}");
+    // More sums than one step adds: each by itself runs.
+    let mut b = GraphBuilder::new();
+    let x = b.input("x", DType::F32, 4, 2).expect("an input");
+    let y = (0..17).fold(x, |y, _| b.map(y, &RowOp::Add(x)).expect("a sum"));
+    b.output("y", y).expect("an output");
+    let graph = b.finish().expect("a graph");
+    let plan = |opt| Planner::new(levelfold_cuda::target()).opt(opt).plan(graph.clone());
+    let error = plan(OptLevel::O1).expect_err("too many").to_string();
+    assert!(
+        error.contains("it does 17 operations in one step, 17 of them sums; CUDA kernels do up to 64, and add up to 16 other rows"),
+        "{error}"
+    );
+    assert!(plan(OptLevel::O0).is_ok());
 }
 
 /// By name, when planning: what selects, what encodes the scores of a pool, and what one step cannot hold.
