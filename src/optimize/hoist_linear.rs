@@ -54,7 +54,9 @@ fn product_below(graph: &LevelGraph, fold: NodeId) -> Option<(NodeId, bool)> {
     }
     let rows = graph.operand(fold, 0)?;
     let Op::Encode(Encoding { kernel: Kernel::MatMul { bias, .. }, ops }) = graph.op(rows.node) else { return None };
-    ops.is_empty().then_some((rows.node, bias.is_some()))
+    // Rows without features have no product that could be taken later.
+    let below = graph.operand(rows.node, 0)?;
+    (ops.is_empty() && graph.value_type(below).features() > 0).then_some((rows.node, bias.is_some()))
 }
 
 impl HoistLinear {

@@ -318,6 +318,15 @@ pub(super) fn levels() -> Vec<Case> {
             .values(Fill::Factors),
         );
     }
+    // A product of rows without features is its bias.
+    cases.push(Case::build("encoded-levels/product-of-nothing", |graph| {
+        let x = graph.input("x", DType::F32, 40, 0)?;
+        let table = graph.table("t", &lengths(&[3, 37]))?;
+        let (weight, bias) = (graph.param("w", DType::F32, 2, 0)?, row(graph, "bias", DType::F32, 2)?);
+        let y = graph.linear(x, weight, Some(bias))?;
+        let y = graph.fold(y, table, Reduce::new(Reducer::Mean))?;
+        graph.output("y", y)
+    }));
     // A spread of what is a partition already is no copy.
     cases.push(Case::build("encoded-levels/spread-in-order", |graph| {
         let x = graph.input("x", DType::F32, 6, 3)?;
