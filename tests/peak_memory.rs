@@ -33,6 +33,16 @@ fn hierarchy(name: &str, bytes: u64) -> Hierarchy {
             let ones = vec![1u64; (bytes / 1024) as usize];
             Hierarchy::new(values(256)).level(Level::new("y", Segments::from_lengths(&ones).unwrap()))
         }
+        // More bytes of tables than of rows.
+        "narrow" => {
+            let ones = vec![1u64; (bytes / 4) as usize];
+            Hierarchy::new(values(1)).level(Level::new("y", Segments::from_lengths(&ones).unwrap()))
+        }
+        // Scratch for the longest segment, in f64 and for each thread.
+        "median" => {
+            let median = Reducer::Quantile(levelfold::reducer::Quantile::MEDIAN);
+            Hierarchy::new(values(1)).level(Level::new("y", Segments::whole(bytes / 4)).reduce(median))
+        }
         "text" => text(values(64), bytes / 256),
         "lookup" => text(Leaves::lookup("x", DType::U8, DType::F32, 256, 64), bytes / 256),
         "encoder" => {
@@ -54,12 +64,14 @@ fn hierarchy(name: &str, bytes: u64) -> Hierarchy {
     }
 }
 
-const CASES: [(&str, OptLevel, u64); 15] = [
+const CASES: [(&str, OptLevel, u64); 17] = [
     ("flat", OptLevel::O1, 8 << 20),
     ("flat", OptLevel::O1, 96 << 20),
     ("flat", OptLevel::O0, 96 << 20),
     ("ones", OptLevel::O1, 64 << 20),
     ("ones", OptLevel::O0, 64 << 20),
+    ("narrow", OptLevel::O0, 12 << 20),
+    ("median", OptLevel::O1, 64 << 20),
     ("text", OptLevel::O1, 1 << 20),
     ("text", OptLevel::O1, 24 << 20),
     ("text", OptLevel::O1, 128 << 20),
@@ -82,7 +94,15 @@ fn peak() -> u64 {
 /// Runs one case three times, and prints what the process needed beside what its plan says.
 fn run((name, opt, bytes): (&str, OptLevel, u64)) {
     let backend = CpuBackend::builder().threads(2).build().unwrap();
-    let engine = Engine::with_options(Box::new(backend), EngineOptions { opt, ..EngineOptions::default() });
+    let refused = name == "median";
+    let memory_limit = refused.then_some(2 * bytes);
+    let engine = Engine::with_options(Box::new(backend), EngineOptions { opt, memory_limit, ..EngineOptions::default() });
+    if refused {
+        // Its scratch would be six times its rows. What is refused takes nothing first.
+        let error = engine.prepare(&hierarchy(name, bytes)).err().expect("more than the limit");
+        assert_eq!(error.code(), levelfold::ErrorCode::MemoryLimit, "{error}");
+        return println!("{} 0", peak());
+    }
     let prepared = engine.prepare(&hierarchy(name, bytes)).unwrap();
     let plan = prepared.plan();
     if name == "encoders" {

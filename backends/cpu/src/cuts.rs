@@ -120,6 +120,14 @@ pub(crate) fn cut(chain: &[&Segments], target: u64) -> Cuts {
     cuts
 }
 
+/// The most pieces that [`cut`] makes of segments of `top_rows` rows in all, whatever they are, where so much work is cut into tasks of about `target`.
+///
+/// A segment with more work w than the target t is cut into fewer than 2 · w ÷ t + 1 pieces, and a little for its blocks not being equal, as rows of pieces are
+/// rounded down to a power of two; so all of them into fewer than 4 · w ÷ t. And it has more than a block of rows, so there are at most two pieces for each whole block.
+pub(crate) fn most_pieces(work: u64, target: u64, top_rows: u64) -> u64 {
+    (work.saturating_mul(4) / target.max(BLOCK_ROWS_U64)).min(top_rows / BLOCK_ROWS_U64 * 2)
+}
+
 impl Cuts {
     fn group(&mut self, first: u64, last: u64) {
         if first < last {
@@ -175,6 +183,30 @@ mod tests {
             let wanted: Vec<u64> = lengths.iter().map(|length| (*length).max(1)).collect();
             assert_eq!(seen, wanted, "target {target}");
         }
+    }
+
+    #[test]
+    fn there_are_never_more_pieces_than_was_said() {
+        let mut state = 1u64;
+        let mut draw = |below: u64| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) % below
+        };
+        let mut closest = 0.0f64;
+        for case in 0..2000 {
+            let most = [40, 100, 1100, 5000][case % 4];
+            let lengths: Vec<u64> = (0..1 + draw(8)).map(|_| draw(most)).collect();
+            let top = Segments::from_lengths(&lengths).unwrap();
+            let below = Segments::from_lengths(&(0..top.rows()).map(|_| draw(9)).collect::<Vec<_>>()).unwrap();
+            for chain in [&[&top][..], &[&below, &top]] {
+                let work: u64 = chain.iter().map(|table| table.total_rows() + table.len()).sum();
+                let target = work / (1 + draw(60)) + draw(3);
+                let (pieces, said) = (cut(chain, target).partials as u64, most_pieces(work, target, top.total_rows()));
+                assert!(pieces <= said, "{pieces} pieces, {said} said: {lengths:?}, target {target}");
+                closest = closest.max(pieces as f64 / said.max(1) as f64);
+            }
+        }
+        assert!(closest > 0.5, "what is said is far from what is: {closest}");
     }
 
     #[test]

@@ -12,8 +12,8 @@ use crate::tile::{TileRun, TileStep};
 use crate::{Pool, Shared};
 use levelfold::backend::{Bindings, Executable, RunReport, TableSet};
 use levelfold::error::{Error, ErrorCode, Result};
-use levelfold::ids::StepId;
-use levelfold::plan::{Copy, CopyKind, Load, Plan, Step, StepKind, ViewLayout};
+use levelfold::ids::{StepId, TableId};
+use levelfold::plan::{Copy, CopyKind, Load, Plan, Step, StepKind, TableForm, ViewLayout};
 use levelfold::segments::Segments;
 use rayon::iter::{IndexedParallelIterator, IntoParallelIterator, ParallelIterator};
 use std::sync::Arc;
@@ -43,8 +43,10 @@ pub(crate) struct CpuExecutable {
     /// What encoders prepare, one step after the other.
     params: Option<Arena>,
     param_bytes: usize,
-    /// The most bytes of the counts of cut segments, for as long as it is not known where they are cut.
-    most_counts: u64,
+    /// The most bytes of the partials of cut segments, for as long as it is not known where they are cut.
+    most_partials: u64,
+    /// Bytes that tell where the rows of ranges are packed.
+    start_bytes: u64,
     report: RunReport,
 }
 
@@ -78,8 +80,13 @@ struct TaskScratch<'a> {
 }
 
 impl Scratch {
-    fn new(memory: Arena, stride: usize, threads: usize) -> Self {
-        Scratch { memory: Some(memory), stride, threads, in_use: std::iter::repeat_with(AtomicBool::default).take(threads + 1).collect() }
+    /// Its memory comes with the first run.
+    fn new(stride: usize, threads: usize) -> Self {
+        Scratch { memory: None, stride, threads, in_use: std::iter::repeat_with(AtomicBool::default).take(threads + 1).collect() }
+    }
+
+    fn bytes(&self) -> usize {
+        self.stride * (self.threads + 1)
     }
 
     /// Memory for a task: that of its thread by its number, which is one of a pool or of a helper, or comes behind them for the caller.
@@ -114,19 +121,25 @@ impl CpuExecutable {
         // Kernels follow addresses: whoever made this plan, it has to keep the rules that make that sound.
         plan.verify()?;
         let mut steps = Vec::with_capacity(plan.steps.len());
-        let (mut stride, mut param_bytes, mut most_counts) = (0usize, 0usize, 0u64);
+        let (mut stride, mut param_bytes, mut most_partials, mut start_bytes) = (0usize, 0usize, 0u64, 0u64);
         for (index, step) in plan.steps.iter().enumerate() {
             steps.push(match &step.kind {
                 StepKind::Fold(fold) => {
                     let fold = FoldStep::compile(&plan, fold, shared.isa, shared.stream_bytes, &shared.registry)
                         .map_err(|error| error.at_level(StepId::new(index).to_string()))?;
                     stride = stride.max(fold.scratch_bytes);
-                    if let (Some(histogram), moved) = (&fold.histogram, work(step))
-                        && !shared.is_small(moved)
+                    let moved = work(step);
+                    if !shared.is_small(moved) && fold.select.is_none() && plan.tile_of(StepId::new(index)).is_none() {
+                        let tables = fold.stages.iter().map(|stage| plan.table(stage.table));
+                        let rows = tables.fold(0u64, |rows, table| rows.saturating_add(table.total_rows).saturating_add(table.segments));
+                        let top = fold.stages.last().map_or(0, |stage| plan.table(stage.table).total_rows);
+                        let pieces = cuts::most_pieces(rows, fold.target(shared.target(moved, rows)), top);
+                        most_partials = most_partials.max(pieces.saturating_mul(8).saturating_mul(fold.partial_width() as u64));
+                    }
+                    if let Load::View { values } = fold.load
+                        && let ViewLayout::Packed { table, .. } = plan.view(values).layout
                     {
-                        let table = plan.table(fold.stages[0].table);
-                        let rows = table.total_rows.saturating_add(table.segments);
-                        most_counts = most_counts.max(histogram.most_partial_bytes(rows, fold.target(shared.target(moved, rows))));
+                        start_bytes = start_bytes.saturating_add(bytes_of_starts(&plan, table));
                     }
                     StepRun::Fold(Box::new(fold))
                 }
@@ -142,37 +155,45 @@ impl CpuExecutable {
                         .ok_or_else(|| Error::new(ErrorCode::Overflow, "the parameters of all encoders cannot be addressed"))?;
                     StepRun::Encode(Box::new(encode), start)
                 }
-                StepKind::Copy(copy) => StepRun::Copy { copy: copy.clone(), cuts: Cuts::default(), starts: Vec::new() },
+                StepKind::Copy(copy) => {
+                    if let CopyKind::Segments { table } | CopyKind::Spread { table } = copy.what {
+                        start_bytes = start_bytes.saturating_add(bytes_of_starts(&plan, table));
+                    }
+                    StepRun::Copy { copy: copy.clone(), cuts: Cuts::default(), starts: Vec::new() }
+                }
             });
         }
         let tiles = plan.tiles.iter().map(|tile| TileRun::compile(&plan, *tile, stride)).collect::<Result<Vec<_>>>()?;
         let stride = tiles.iter().map(|tile| tile.scratch_bytes).max().unwrap_or(stride);
         let threads = shared.pool.threads();
-        let bytes = stride
-            .checked_mul(threads + 1)
-            .ok_or_else(|| Error::new(ErrorCode::Overflow, "the scratch of all threads cannot be addressed"))?;
-        let scratch = Scratch::new(shared.arenas.take(bytes, 64)?, stride, threads);
-        let params = if param_bytes == 0 { None } else { Some(shared.arenas.take(param_bytes, 64)?) };
+        stride.checked_mul(threads + 1).ok_or_else(|| Error::new(ErrorCode::Overflow, "the scratch of all threads cannot be addressed"))?;
         let report = RunReport::for_plan(&plan);
         Ok(CpuExecutable {
             memory: Vec::with_capacity(plan.views.len()),
             tables: TableSet::new(),
             arena: None,
             partials: Vec::new(),
-            params,
+            params: None,
             param_bytes,
-            most_counts,
+            most_partials,
+            start_bytes,
             shared,
             plan,
             steps,
             tiles,
-            scratch,
+            scratch: Scratch::new(stride, threads),
             report,
         })
     }
 
-    /// Cuts the work of every step, and takes the memory that runs need: once the tables are known.
+    /// Cuts the work of every step, and takes the memory that runs need: once the tables are known, and the engine has seen how much that is.
     fn prepare(&mut self) -> Result<()> {
+        if self.scratch.memory.is_none() {
+            self.scratch.memory = Some(self.shared.arenas.take(self.scratch.bytes(), 64)?);
+        }
+        if self.param_bytes > 0 && self.params.is_none() {
+            self.params = Some(self.shared.arenas.take(self.param_bytes, 64)?);
+        }
         let (plan, tables, threads) = (&self.plan, &self.tables, self.shared.pool.threads());
         let mut partials = 0;
         for (index, (step, run)) in plan.steps.iter().zip(&mut self.steps).enumerate() {
@@ -214,7 +235,10 @@ impl CpuExecutable {
                     if let CopyKind::Segments { table } | CopyKind::Spread { table } = copy.what {
                         let table = tables.get(table);
                         *cuts = if is_small { cuts::uncut(table) } else { cuts::cut(&[table], target(table.total_rows() + table.len())) };
-                        *starts = cuts::running_starts(table);
+                        // Those of a partition are its offsets.
+                        if !table.is_partition() {
+                            *starts = cuts::running_starts(table);
+                        }
                     }
                 }
             }
@@ -313,6 +337,8 @@ impl CpuExecutable {
                 self.prepare_params(encode, Partials(params.start().cast::<u8>().wrapping_add(*start).cast()), &workers);
             }
         }
+        // Of a run that a panic ended, nothing is counted.
+        tile.done().for_each(drop);
         let of_step = |step: usize| match &self.steps[step] {
             StepRun::Encode(encode, start) => TileStep::Encode(encode, params.start().cast::<u8>().wrapping_add(*start)),
             StepRun::Fold(fold) => TileStep::Fold(fold),
@@ -342,6 +368,15 @@ impl CpuExecutable {
             let time = &mut self.report.steps[step].time;
             *time = taken.mul_f64(time.as_nanos() as f64 / all.max(1) as f64);
         }
+    }
+}
+
+/// The bytes that tell where each of some segments is packed: of a partition, its offsets do.
+fn bytes_of_starts(plan: &Plan, table: TableId) -> u64 {
+    let table = plan.table(table);
+    match table.form {
+        TableForm::Offsets => 0,
+        TableForm::Ranges => table.segments.saturating_add(1).saturating_mul(8),
     }
 }
 
@@ -506,8 +541,8 @@ impl Executable for CpuExecutable {
     }
 
     fn scratch_bytes(&self) -> u64 {
-        let partials = if self.arena.is_some() { (self.partials.len() * size_of::<f64>()) as u64 } else { self.most_counts };
-        (self.scratch.stride * (self.scratch.threads + 1) + self.param_bytes) as u64 + partials
+        let partials = if self.arena.is_some() { (self.partials.len() * size_of::<f64>()) as u64 } else { self.most_partials };
+        ((self.scratch.bytes() + self.param_bytes) as u64).saturating_add(self.start_bytes).saturating_add(partials)
     }
 }
 

@@ -44,14 +44,6 @@ impl Histogram {
         PIECE.saturating_mul(self.rows as u64)
     }
 
-    /// The most bytes of the counts of all pieces, where so many ids and segments are cut into tasks of about `target`: more than twice as
-    /// many pieces as tasks, as their rows are rounded down to a power of two, and the ends of segments.
-    pub(crate) fn most_partial_bytes(&self, work: u64, target: u64) -> u64 {
-        let tasks = work / target.max(1);
-        let pieces = if tasks == 0 { 0 } else { tasks.saturating_mul(4).saturating_add(2) };
-        pieces.saturating_mul(self.rows as u64).saturating_mul(8)
-    }
-
     fn copies(&self, ids: usize) -> usize {
         if self.rows <= COPIES_BYTES / 8 / COPIES && ids / COPIES_FROM >= self.rows { COPIES } else { 1 }
     }

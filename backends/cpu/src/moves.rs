@@ -74,7 +74,7 @@ pub(crate) struct Pack<'a> {
     pub(crate) from: Memory,
     pub(crate) to: Memory,
     pub(crate) table: &'a Segments,
-    /// Where each segment begins among all rows of all segments.
+    /// Where each segment begins among all rows of all segments, where those are no partition.
     pub(crate) starts: &'a [u64],
     pub(crate) isa: Isa,
 }
@@ -102,7 +102,7 @@ impl Pack<'_> {
     unsafe fn segment(&self, segment: u64, rows: std::ops::Range<usize>) {
         let range = self.table.range(segment);
         let length = (range.end - range.start) as usize;
-        let start = self.starts[segment as usize] as usize;
+        let start = self.table.offsets().unwrap_or(self.starts)[segment as usize] as usize;
         let (size, features) = (self.from.dtype.size(), self.from.features);
         let patch = |memory: Memory, first: usize| match memory.packed {
             None => Patch::of(memory, first + rows.start),

@@ -1,5 +1,6 @@
-//! Folds by counts: the counts of pieces of a segment take no more memory than was promised, and change no bit.
+//! Segments that are cut: what their pieces leave takes no more memory than was promised, and changes no bit.
 
+use half::f16;
 use levelfold::{Bindings, DType, Engine, EngineOptions, Hierarchy, Leaves, Level, OptLevel, Reducer, Segments, TensorView, TensorViewMut};
 use levelfold_cpu::CpuBackend;
 
@@ -38,4 +39,34 @@ fn counts_of_pieces_are_in_the_scratch_that_is_promised() {
     // Where nobody works beside it, nothing is cut.
     let (_, [promised, taken]) = sums(1, &[150_000]);
     assert_eq!(promised, taken);
+}
+
+/// The results of a reducer over rows of f16, and the scratch that was promised and that there was.
+fn folded(threads: usize, lengths: &[u64], features: usize, reducer: &Reducer) -> (Vec<f16>, [u64; 2]) {
+    let engine = Engine::new(CpuBackend::builder().threads(threads).small_bytes(0).build().unwrap());
+    let level = Level::new("y", Segments::from_lengths(lengths).unwrap()).reduce(reducer.clone());
+    let prepared = engine.prepare(&Hierarchy::new(Leaves::values("x", DType::F16, features as u64)).level(level)).unwrap();
+    let promised = prepared.scratch_bytes();
+    let rows = lengths.iter().sum::<u64>() as usize;
+    let x: Vec<f16> = (0..rows * features).map(|index| f16::from_f32((index % 37) as f32 - 18.0)).collect();
+    let mut out = vec![f16::ZERO; lengths.len() * features];
+    let bindings = Bindings::new()
+        .input("x", TensorView::from_slice(&x, [rows, features]).unwrap())
+        .output("y", TensorViewMut::from_slice(&mut out, [lengths.len(), features]).unwrap());
+    prepared.run(bindings).unwrap();
+    (out, [promised, prepared.scratch_bytes()])
+}
+
+#[test]
+fn partials_of_pieces_are_in_the_scratch_that_is_promised() {
+    for reducer in [Reducer::Sum, Reducer::Var { ddof: 0 }] {
+        for (lengths, features) in [(&[4000][..], 300), (&[700, 1, 900], 300), (&[33, 40_000, 64], 7)] {
+            let (wanted, _) = folded(1, lengths, features, &reducer);
+            for threads in [2, 3, 16] {
+                let (found, [promised, taken]) = folded(threads, lengths, features, &reducer);
+                assert_eq!(found, wanted, "{reducer}, {threads} threads, {lengths:?}");
+                assert!(taken <= promised, "{taken} bytes of scratch, {promised} promised: {reducer}, {threads} threads, {lengths:?}");
+            }
+        }
+    }
 }
