@@ -100,6 +100,10 @@ pub trait Backend: Send + Sync {
     /// # Errors
     /// `unsupported` with the step, `wrong-target`, or what the device says.
     fn compile(&self, plan: &Arc<Plan>) -> Result<Box<dyn Executable>>;
+
+    /// Of the host's memory that dropped executables left for later ones, keeps at most so many bytes. Who has a limit for what a run needs asks for that before
+    /// the run; a backend that keeps nothing has nothing to do.
+    fn keep_at_most(&self, _bytes: u64) {}
 }
 
 impl<B: Backend + ?Sized> Backend for Box<B> {
@@ -109,6 +113,10 @@ impl<B: Backend + ?Sized> Backend for Box<B> {
 
     fn compile(&self, plan: &Arc<Plan>) -> Result<Box<dyn Executable>> {
         (**self).compile(plan)
+    }
+
+    fn keep_at_most(&self, bytes: u64) {
+        (**self).keep_at_most(bytes);
     }
 }
 

@@ -147,7 +147,11 @@ impl Engine {
                 format!("a run needs {needed} bytes (inputs, tables, outputs, arena and scratch), the limit is {limit}"),
             )
             .help("raise the limit, keep fewer levels, or fold fewer rows at once")),
-            (Some(_), _) => Ok(()),
+            (Some(needed), Some(limit)) => {
+                self.backend.keep_at_most(limit - needed);
+                Ok(())
+            }
+            (Some(_), None) => Ok(()),
         }
     }
 }

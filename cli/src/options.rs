@@ -82,6 +82,11 @@ impl ChosenEngine<'_> {
         self.engine.backend().target().name.to_string()
     }
 
+    /// Frees what dropped executables left for later ones, but for so many bytes.
+    pub(crate) fn keep_at_most(&self, bytes: u64) {
+        self.engine.backend().keep_at_most(bytes);
+    }
+
     /// Plans and compiles a graph. A backend that the program chose may turn out not to run it: the other one does then, for good, and it is said.
     ///
     /// # Errors

@@ -95,6 +95,18 @@ impl ArenaPool {
         }
     }
 
+    /// Frees idle arenas, the largest first, until they have at most so many bytes.
+    pub(crate) fn keep_at_most(&self, bytes: u64) {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        idle.sort_by_key(|arena| arena.layout.size());
+        let mut kept: u64 = idle.iter().map(|arena| arena.layout.size() as u64).sum();
+        while kept > bytes
+            && let Some(arena) = idle.pop()
+        {
+            kept -= arena.layout.size() as u64;
+        }
+    }
+
     /// Keeps an arena for the next executable.
     pub(crate) fn give(&self, arena: Arena) {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
@@ -118,5 +130,16 @@ mod tests {
         }
         let kept: Vec<usize> = pool.idle.lock().unwrap().iter().map(|arena| arena.layout.size()).collect();
         assert_eq!(kept, [6 << 23]);
+    }
+
+    #[test]
+    fn what_idles_is_freed_to_make_room() {
+        let pool = ArenaPool::default();
+        let arenas = [1 << 12, 3 << 12, 2 << 12].map(|bytes| pool.take(bytes, 64).unwrap());
+        arenas.into_iter().for_each(|arena| pool.give(arena));
+        for (most, kept) in [(6 << 12, 3), ((6 << 12) - 1, 2), (1 << 12, 1), (0, 0)] {
+            pool.keep_at_most(most);
+            assert_eq!(pool.idle.lock().unwrap().len(), kept, "at most {most} bytes");
+        }
     }
 }

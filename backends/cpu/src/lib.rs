@@ -228,4 +228,8 @@ impl Backend for CpuBackend {
     fn compile(&self, plan: &Arc<Plan>) -> Result<Box<dyn Executable>> {
         Ok(Box::new(executable::CpuExecutable::new(Arc::clone(&self.shared), Arc::clone(plan))?))
     }
+
+    fn keep_at_most(&self, bytes: u64) {
+        self.shared.arenas.keep_at_most(bytes);
+    }
 }

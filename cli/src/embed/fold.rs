@@ -91,6 +91,7 @@ impl Folder<'_> {
         if needed > self.request.memory_limit {
             return Ok(Folded::TooLarge { needed });
         }
+        self.engine.keep_at_most(self.request.memory_limit - needed);
         let names = self.names();
         let params = Params::open(self.params, prepared.plan(), |name| name == names[1])?;
         let ids = match &cut.ids {
@@ -138,6 +139,7 @@ impl Folder<'_> {
             .at_level(name)
             .help("raise --memory-limit, or leave the corpus out with --keep"));
         }
+        self.engine.keep_at_most(memory_limit - needed);
         let mut row = vec![T::from_f32(0.0); features];
         let bindings = Bindings::new()
             .input(below, TensorView::from_slice(documents, [narrow(count)?, features])?)
