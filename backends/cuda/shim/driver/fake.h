@@ -142,6 +142,7 @@ struct State {
   std::map<Address, Allocation> device, pinned;
   std::vector<Allocation> freed;  // kept aside for a while, and looked at
   size_t freed_bytes = 0;
+  size_t looked_at = 0;  // of what was freed longer ago: which is next
   std::map<std::string, long long> settings, counts;
   std::set<const Object*> objects;
   std::vector<std::shared_ptr<Capture>> captures;

@@ -13,6 +13,9 @@ constexpr unsigned char POISON = 0xCB, FREED = 0xDB, SENTINEL = 0x5A;
 // So much freed memory is kept aside.
 constexpr size_t MOST_FREED = 32 << 20;
 
+// So much of it, what was freed last, is looked at after every launch; of the rest one allocation, in turn, and each before it is given back.
+constexpr size_t FREED_LATELY = 256 << 10;
+
 bool all_are(const unsigned char* at, size_t bytes, unsigned char byte) {
   // Each equals its neighbour, and the first is it.
   return !bytes || (*at == byte && !memcmp(at, at + 1, bytes - 1));
@@ -20,6 +23,13 @@ bool all_are(const unsigned char* at, size_t bytes, unsigned char byte) {
 
 bool intact(const Allocation& one) {
   return all_are(one.start, GUARD, SENTINEL) && all_are(one.start + GUARD + one.bytes, GUARD, SENTINEL);
+}
+
+// Whether somebody wrote into what was freed; then it is mended, and told once.
+bool untouched(const Allocation& one) {
+  if (all_are(one.start, one.bytes + 2 * GUARD, FREED)) return true;
+  memset(one.start, FREED, one.bytes + 2 * GUARD);
+  return false;
 }
 
 Result take(std::map<Address, Allocation>& from, Context* context, size_t bytes, Address* out) {
@@ -49,8 +59,13 @@ Result give_back(std::map<Address, Allocation>& to, Context* context, Address at
   state().freed.push_back(one);
   state().freed_bytes += one.bytes;
   while (state().freed_bytes > MOST_FREED) {
-    state().freed_bytes -= state().freed.front().bytes;
-    free(state().freed.front().start);
+    const Allocation& oldest = state().freed.front();
+    if (!untouched(oldest)) {
+      fprintf(stderr, "fake driver: %zu bytes that were freed were written\n", oldest.bytes);
+      ++state().counts["damaged"];
+    }
+    state().freed_bytes -= oldest.bytes;
+    free(oldest.start);
     state().freed.erase(state().freed.begin());
   }
   return whole ? SUCCESS : ILLEGAL_ADDRESS;
@@ -98,12 +113,18 @@ bool damaged(std::string* what) {
     memset(one.second.start + GUARD + one.second.bytes, SENTINEL, GUARD);
     return *what = "wrote outside of an allocation of " + std::to_string(one.second.bytes) + " bytes", true;
   }
-  for (const Allocation& one : state().freed) {
-    if (all_are(one.start, one.bytes + 2 * GUARD, FREED)) continue;
-    memset(one.start, FREED, one.bytes + 2 * GUARD);
-    return *what = "wrote into " + std::to_string(one.bytes) + " bytes that were freed", true;
+  const std::vector<Allocation>& freed = state().freed;
+  const auto written = [&](size_t at) {
+    if (untouched(freed[at])) return false;
+    *what = "wrote into " + std::to_string(freed[at].bytes) + " bytes that were freed";
+    return true;
+  };
+  size_t older = freed.size();
+  for (size_t bytes = 0; older && bytes < FREED_LATELY;) {
+    bytes += freed[--older].bytes;
+    if (written(older)) return true;
   }
-  return false;
+  return older && written(state().looked_at++ % older);
 }
 
 }  // namespace fake

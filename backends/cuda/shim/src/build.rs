@@ -145,7 +145,7 @@ fn compile(folder: &Path, sources: &[&str], defines: &[String], name: &str, libr
     let unfinished = library.with_extension("unfinished");
     let output = Command::new("g++")
         .current_dir(folder)
-        .args(["-std=c++20", "-O2", "-Wall", "-Wextra", "-Werror", "-fPIC", "-shared", "-fvisibility=hidden"])
+        .args(["-std=c++20", "-O2", "-Wall", "-Wextra", "-Werror", "-fPIC", "-shared", "-fvisibility=hidden", "-ftls-model=initial-exec"])
         .arg(format!("-Wl,-soname,{name}"))
         .args(defines)
         .args(sources)

@@ -4,6 +4,7 @@ use crate::build::{folder, lock};
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -96,12 +97,25 @@ impl Nvrtc {
         }
     }
 
-    /// Compiles for one architecture, and says what each kernel takes.
+    /// Compiles for one architecture, and says what each kernel takes. What was compiled once is known the next time: the log lies in the target folder, by a
+    /// hash of all that it follows from.
     ///
     /// # Errors
     /// The compiler's log.
     pub fn resources(&self, source: &str, options: &[String], architecture: &str) -> Result<Vec<Resources>, String> {
-        parse(&self.compile(source, options, architecture)?.0)
+        let mut hasher = DefaultHasher::new();
+        (NVRTC_VERSION, source, options, architecture).hash(&mut hasher);
+        let logs = folder()?.join(format!("logs-{NVRTC_VERSION}"));
+        let known = logs.join(format!("{:016x}", hasher.finish()));
+        if let Ok(log) = fs::read_to_string(&known) {
+            return parse(&log);
+        }
+        let log = self.compile(source, options, architecture)?.0;
+        let found = parse(&log)?;
+        let unfinished = known.with_extension(format!("{}", std::process::id()));
+        let kept = fs::create_dir_all(&logs).and_then(|()| fs::write(&unfinished, &log)).and_then(|()| fs::rename(&unfinished, &known));
+        kept.map_err(|error| format!("{}: {error}", known.display()))?;
+        Ok(found)
     }
 
     /// The PTX of a source for an architecture (`compute_90`).

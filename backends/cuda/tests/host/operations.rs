@@ -1,8 +1,10 @@
-//! Operations on single elements beside folds: done by the folds themselves, to what they read and to what they make, long and empty segments too.
+//! Operations on single elements beside folds: done by the folds themselves, to what they read and to what they make, long and empty segments too; and in steps of
+//! their own, where passes are off.
 
 use super::Fake;
 use levelfold::encoder::{Activation, ElementOp, Number, RowOp};
 use levelfold::graph::{GraphBuilder, LevelGraph, Reduce};
+use levelfold::optimize::{EliminateIdentity, FuseLevels, FuseRowwise, FuseTransposeReduce, Pass, Pipeline, Planner};
 use levelfold::plan::{Fold, Plan, StepKind};
 use levelfold::{Bindings, DType, Engine, OnEmpty, Prepared, Reducer, Segments, TensorView, TensorViewMut};
 use levelfold_reference::ReferenceBackend;
@@ -76,4 +78,36 @@ fn folds_do_what_stands_beside_them() {
             assert_eq!(bits(&found), bits(&wanted), "{dtype}");
         }
     }
+}
+
+/// What passes do changes where operations run, in folds or in steps of their own, and no bit.
+#[test]
+fn every_subset_of_passes_gives_the_bits_of_the_literal_program() {
+    let Some(fake) = Fake::take() else { return };
+    let rows = usize::try_from(ROWS).expect("few");
+    let halves: Vec<half::bf16> =
+        (0..rows * 6).map(|at| half::bf16::from_f32(f32::from(u16::try_from(at * 37 % 4001).expect("small")) / 700.0 - 2.5)).collect();
+    let x = TensorView::from_slice(&halves, [rows, 6]).expect("a view");
+    let graph = graph(DType::BF16);
+    let tables: Vec<Segments> = graph.tables().iter().map(|table| table.segments.clone()).collect();
+    let bits = |(words, texts): (Vec<f32>, Vec<f32>)| words.iter().chain(&texts).map(|x| x.to_bits()).collect::<Vec<u32>>();
+    let reference = Engine::new(ReferenceBackend::new());
+    let wanted = bits(run(&reference.prepare_graph(graph.clone()).expect("a plan"), x));
+    let engine = Engine::new(fake.backend());
+    let (mut steps, mut plans) = (0, Vec::new());
+    for mask in 0..16u32 {
+        let all: [Box<dyn Pass>; 4] =
+            [Box::new(EliminateIdentity), Box::new(FuseTransposeReduce), Box::new(FuseRowwise), Box::new(FuseLevels)];
+        let some = all.into_iter().enumerate().filter(|(index, _)| mask >> index & 1 == 1).map(|(_, pass)| pass).collect();
+        let planner = Planner::new(levelfold_cuda::target()).pipeline(Pipeline::of(some));
+        let plan = planner.plan(graph.clone()).expect("a plan").plan;
+        if plans.contains(&plan) {
+            continue;
+        }
+        plans.push(plan.clone());
+        steps += plan.steps.iter().filter(|step| matches!(step.kind, StepKind::Encode(_))).count();
+        let prepared = engine.prepare_plan(plan, tables.clone()).expect("it is loaded");
+        assert_eq!(bits(run(&prepared, x)), wanted, "passes {mask:#b}");
+    }
+    assert!(plans.len() >= 6 && steps > 12, "{} plans, {steps} steps of operations", plans.len());
 }

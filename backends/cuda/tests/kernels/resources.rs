@@ -4,10 +4,37 @@
 use crate::specs;
 use levelfold::Reducer;
 use levelfold_cuda::spec::{COMPILE_OPTIONS, KernelSpec};
-use levelfold_cuda_shim::{NVRTC_VERSION, Nvrtc, nvrtc_wheel, skip};
+use levelfold_cuda_shim::{NVRTC_VERSION, Nvrtc, Resources, nvrtc_wheel, skip};
 use std::fmt::Write;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 const ARCHITECTURES: [&str; 3] = ["sm_80", "sm_90", "sm_100"];
+
+/// What each kernel takes of each architecture: compiled on several threads.
+fn compiled(nvrtc: &Nvrtc, all: &[(String, KernelSpec)]) -> Vec<Vec<Vec<Resources>>> {
+    let (next, found) = (AtomicUsize::new(0), Mutex::new(vec![Vec::new(); all.len()]));
+    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    std::thread::scope(|scope| {
+        for _ in 0..threads.min(all.len()) {
+            scope.spawn(|| {
+                while let index = next.fetch_add(1, Ordering::Relaxed)
+                    && let Some((name, spec)) = all.get(index)
+                {
+                    let mut options: Vec<String> = COMPILE_OPTIONS.iter().map(|&option| option.to_owned()).collect();
+                    options.extend(spec.defines());
+                    let of = |architecture: &str| {
+                        let resources = nvrtc.resources(&spec.source(), &options, architecture);
+                        resources.unwrap_or_else(|log| panic!("{name} for {architecture}: {log}"))
+                    };
+                    let made = ARCHITECTURES.map(of).to_vec();
+                    found.lock().unwrap_or_else(PoisonError::into_inner)[index] = made;
+                }
+            });
+        }
+    });
+    found.into_inner().unwrap_or_else(PoisonError::into_inner)
+}
 
 #[test]
 fn kernels_compile_for_devices_and_spill_nothing() {
@@ -36,14 +63,13 @@ fn kernels_compile_for_devices_and_spill_nothing() {
             None
         }
     });
+    let all: Vec<(String, KernelSpec)> =
+        folds.chain(finishes).chain([("moves".to_owned(), KernelSpec::Moves), ("maps".to_owned(), KernelSpec::Maps)]).collect();
+    let compiled = compiled(&nvrtc, &all);
     let (mut kernels, mut spilled) = (0, Vec::new());
-    for (name, spec) in folds.chain(finishes).chain([("moves".to_owned(), KernelSpec::Moves), ("maps".to_owned(), KernelSpec::Maps)]) {
-        let mut options: Vec<String> = COMPILE_OPTIONS.iter().map(|&option| option.to_owned()).collect();
-        options.extend(spec.defines());
+    for ((name, spec), resources) in all.iter().zip(compiled) {
         let mut of_kernels: Vec<(String, Vec<String>)> = Vec::new();
-        for architecture in ARCHITECTURES {
-            let resources =
-                nvrtc.resources(&spec.source(), &options, architecture).unwrap_or_else(|log| panic!("{name} for {architecture}: {log}"));
+        for (architecture, resources) in ARCHITECTURES.iter().zip(resources) {
             for one in resources {
                 kernels += 1;
                 if one.spill_stores + one.spill_loads > 0 {
@@ -59,7 +85,7 @@ fn kernels_compile_for_devices_and_spill_nothing() {
         of_kernels.sort();
         for (kernel, shown) in of_kernels {
             let name = if matches!(spec, KernelSpec::Moves | KernelSpec::Maps) { kernel } else { name.clone() };
-            let dynamic = match &spec {
+            let dynamic = match spec {
                 KernelSpec::Fold(fold) => fold.shared_bytes(),
                 KernelSpec::FinishStates(_) | KernelSpec::FinishOperated { .. } | KernelSpec::Moves | KernelSpec::Maps => 0,
             };
