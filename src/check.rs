@@ -11,10 +11,13 @@
 mod memory;
 mod term;
 
+use crate::dtype::DType;
+use crate::encoder::dtype_after;
 use crate::error::{Error, ErrorCode, Result};
 use crate::graph::{FoldLoad, LevelGraph, Op, Value, ValueType};
 use crate::ids::TableId;
 use crate::plan::{CopyKind, Fold, Load, Plan, StepKind, TableSource};
+use crate::reducer::{OnEmpty, Reducer};
 use crate::segments::Segments;
 use crate::widen;
 use memory::Memory;
@@ -168,27 +171,30 @@ fn graph_terms(graph: &LevelGraph, terms: &mut Terms) -> Result<Wanted> {
                     return Err(Error::new(ErrorCode::GraphInvalid, format!("{node} reduces what is not ragged")));
                 };
                 let weights = if reduction.weighted { Some(operand(1)?) } else { None };
-                let how = term::How { reducer: reduction.reducer.clone(), on_empty: reduction.on_empty, dtype: reduction.dtype };
+                let how = how(&reduction.reducer, reduction.on_empty, reduction.dtype, graph.value_type(operands[0]).dtype());
                 vec![terms.fold(operand(0)?, &term::GraphTables(graph), table, how, weights)?]
             }
             Op::Fold { load, stages } => {
-                let (mut rows, mut weights) = match load {
-                    FoldLoad::Rows => (operand(0)?, 1..),
+                let (mut rows, of, mut weights) = match load {
+                    FoldLoad::Rows => (operand(0)?, operands[0], 1..),
                     // Counting and folding what was looked up come to the same.
-                    FoldLoad::Gather | FoldLoad::Histogram => (terms.gather(operand(0)?, operand(1)?), 2..),
+                    FoldLoad::Gather | FoldLoad::Histogram => (terms.gather(operand(0)?, operand(1)?), operands[1], 2..),
                 };
                 let mut results = Vec::new();
                 rows = terms.elements(rows, &stages[0].ops);
+                let mut from = dtype_after(&stages[0].ops, graph.value_type(of).dtype());
                 for (index, stage) in stages.iter().enumerate() {
                     let first = results.len();
                     for reduction in &stage.reductions {
                         let weight = if reduction.weighted { weights.next().map(operand).transpose()? } else { None };
-                        let how = term::How { reducer: reduction.reducer.clone(), on_empty: reduction.on_empty, dtype: reduction.dtype };
+                        let how = how(&reduction.reducer, reduction.on_empty, reduction.dtype, from);
                         let made = terms.fold(rows, &term::GraphTables(graph), stage.table, how, weight)?;
                         results.push(terms.elements(made, &reduction.ops));
                     }
                     if let Some(next) = stages.get(index + 1) {
                         rows = terms.elements(results[first + widen(next.feed)], &next.ops);
+                        let feed = &stage.reductions[widen(next.feed)];
+                        from = dtype_after(&next.ops, dtype_after(&feed.ops, feed.dtype));
                     }
                 }
                 results
@@ -209,6 +215,10 @@ fn graph_terms(graph: &LevelGraph, terms: &mut Terms) -> Result<Wanted> {
         .collect()
 }
 
+fn how(reducer: &Reducer, on_empty: OnEmpty, dtype: DType, from: DType) -> term::How {
+    term::How { reducer: reducer.clone(), on_empty, dtype, from }
+}
+
 fn run_fold(plan: &Plan, fold: &Fold, memory: &mut Memory<'_>, terms: &mut Terms) -> Result<()> {
     let mut rows = match fold.load {
         Load::View { values } => memory.read_segments(values, fold.stages[0].table, terms)?,
@@ -218,20 +228,23 @@ fn run_fold(plan: &Plan, fold: &Fold, memory: &mut Memory<'_>, terms: &mut Terms
         }
     };
     rows = terms.elements(rows, &fold.stages[0].ops);
+    let mut from = dtype_after(&fold.stages[0].ops, plan.buffer_of(fold.load.values()).dtype);
     // All reads come before all writes: a step may not read what it writes.
     let mut writes = Vec::new();
     for (index, stage) in fold.stages.iter().enumerate() {
         let mut results = Vec::new();
         for reduction in &stage.reductions {
             let weights = reduction.weights.map(|weights| memory.read(weights, terms)).transpose()?;
-            let how = term::How { reducer: reduction.reducer.clone(), on_empty: reduction.on_empty, dtype: reduction.dtype };
+            let how = how(&reduction.reducer, reduction.on_empty, reduction.dtype, from);
             let term = terms.fold(rows, &term::PlanTables(plan), stage.table, how, weights)?;
             let term = terms.elements(term, &reduction.ops);
             results.push(term);
             writes.extend(reduction.write.map(|view| (view, term)));
         }
         if let Some(next) = fold.stages.get(index + 1) {
+            let feed = &stage.reductions[widen(next.feed)];
             rows = terms.elements(results[widen(next.feed)], &next.ops);
+            from = dtype_after(&next.ops, dtype_after(&feed.ops, feed.dtype));
         }
     }
     for (view, term) in writes {

@@ -210,6 +210,36 @@ fn every_corruption_is_refused() {
     assert!(accepted.is_empty(), "accepted: {accepted:?}");
 }
 
+/// A composed table counts as two folds only where nothing but brackets changes by it.
+#[test]
+fn plans_that_lose_the_rounding_between_two_sums_are_refused() {
+    use DType::{BF16, F16, F32, F64};
+    let graph = |reducer: Reducer, rows: DType, levels: DType| {
+        let mut b = GraphBuilder::new();
+        let rows = b.input("rows", rows, 4, 2).unwrap();
+        let leaf = b.table("leaf", &Segments::from_lengths(&[2u64, 2]).unwrap()).unwrap();
+        let leaves = b.fold(rows, leaf, Reduce::new(reducer.clone()).dtype(levels)).unwrap();
+        let tree = b.table("tree", &Segments::from_lengths(&[2u64]).unwrap()).unwrap();
+        let trees = b.fold(leaves, tree, Reduce::new(reducer).dtype(levels)).unwrap();
+        b.output("tree", trees).unwrap();
+        b.finish().unwrap()
+    };
+    for (rows, levels, holds) in
+        [(F32, F32, true), (BF16, F32, true), (F64, F64, true), (F16, F16, false), (F64, F32, false), (F32, F64, false)]
+    {
+        // The plan of maxima is one fold by a composed table; the same plan with sums in it is what the pass refuses to make.
+        let mut plan = Planner::new(Target::new("test")).opt(OptLevel::O2).plan(graph(Reducer::Max, rows, levels)).unwrap().plan;
+        assert_eq!(plan.tables.len(), 3, "{plan}");
+        check::replay(&plan, &graph(Reducer::Max, rows, levels)).unwrap();
+        for reduction in &mut fold_mut(&mut plan, 0).stages[0].reductions {
+            reduction.reducer = Reducer::Sum;
+            reduction.on_empty = OnEmpty::Zero;
+        }
+        let replayed = check::replay(&plan, &graph(Reducer::Sum, rows, levels));
+        assert_eq!(replayed.is_ok(), holds, "{rows} as {levels}: {replayed:?}");
+    }
+}
+
 /// Parts without a single feature are parts like any other, also where passes write them in place.
 #[test]
 fn concats_of_nothing_hold() {

@@ -51,7 +51,10 @@ enum Term {
 pub(super) struct How {
     pub(super) reducer: Reducer,
     pub(super) on_empty: OnEmpty,
+    /// Of what it makes.
     pub(super) dtype: DType,
+    /// Of the rows that it takes.
+    pub(super) from: DType,
 }
 
 /// A table, as far as a term needs it.
@@ -151,7 +154,27 @@ impl Terms {
         }
         let facts = tables.facts(table);
         if let Some((lower, upper)) = facts.composed {
-            let collapses = weights.is_none() && matches!(how.reducer, Reducer::Sum | Reducer::Prod | Reducer::Max | Reducer::Min);
+            let collapses = weights.is_none()
+                && match how.reducer {
+                    Reducer::Max | Reducer::Min => true,
+                    // Nothing but brackets may change: the level between is of the type that its rows are added up in.
+                    Reducer::Sum | Reducer::Prod => how.from.accumulator() == how.dtype,
+                    Reducer::Mean
+                    | Reducer::Var { .. }
+                    | Reducer::Std { .. }
+                    | Reducer::LogSumExp
+                    | Reducer::SoftMax
+                    | Reducer::Quantile(_)
+                    | Reducer::L1
+                    | Reducer::L2
+                    | Reducer::First
+                    | Reducer::Last
+                    | Reducer::Count
+                    | Reducer::ArgMax
+                    | Reducer::ArgMin
+                    | Reducer::Custom(_)
+                    | Reducer::Named(_) => false,
+                };
             if !collapses || tables.facts(lower).empty > 0 {
                 return Err(Error::new(
                     ErrorCode::PlanWrong,
@@ -159,7 +182,7 @@ impl Terms {
                 ));
             }
             let inner = self.fold(rows, tables, lower, how.clone(), None)?;
-            return self.fold(inner, tables, upper, how, None);
+            return self.fold(inner, tables, upper, How { from: how.dtype, ..how }, None);
         }
         if let Some(term) = self.hoisted(rows, tables, table, &how, weights)? {
             return Ok(term);

@@ -1,12 +1,14 @@
 //! collapse-levels: two levels of one reducer become one, by composed segments; the rows between are never made.
 //!
 //! `max ∘ max` and `min ∘ min` keep every bit as long as no segment of the lower level is empty (its row would count as a value). `sum ∘ sum` and
-//! `prod ∘ prod` bracket differently, so they wait for `-O2`. Both folds must be unweighted, of one type, the lower one's table an ordered partition,
-//! and nobody else may take the level between.
+//! `prod ∘ prod` bracket differently, so they wait for `-O2`; and nothing but brackets may change, so the level between has to be of the type that
+//! its rows are added up in. (One of f16 or bf16 rounds each sum to eight or eleven bits; one of f64 above f32 rows is added up in f64.) Both folds must
+//! be unweighted, of one type, the lower one's table an ordered partition, and nobody else may take the level between.
 
 use super::{Decision, Exactness, Names, Pass, Refusal};
 use crate::backend::Target;
-use crate::encoder::ElementOps;
+use crate::dtype::DType;
+use crate::encoder::{ElementOps, dtype_after};
 use crate::error::Result;
 use crate::graph::{FoldLoad, GraphTable, LevelGraph, Op, Reduction, Stage, Value};
 use crate::ids::{NodeId, TableId};
@@ -36,7 +38,7 @@ impl Pass for CollapseLevels {
             while graph.contains(lower) {
                 let Some((below, above, upper)) = pair(graph, lower) else { break };
                 let (names, upper_names) = (Names::of(graph, lower), Names::of(graph, upper));
-                match self.can_collapse(graph, &below, &above) {
+                match self.can_collapse(graph, rows_below(graph, lower), &below, &above) {
                     Ok(()) => {
                         let rows = graph.table(below.0).segments.len();
                         decisions.push(Decision::Collapsed { lower: names, upper: upper_names, rows });
@@ -73,9 +75,30 @@ fn pair(graph: &LevelGraph, lower: NodeId) -> Option<(Part, Part, NodeId)> {
     Some((below, above, used.user))
 }
 
+/// The type of the rows that a fold reads.
+fn rows_below(graph: &LevelGraph, fold: NodeId) -> Option<DType> {
+    let rows = match graph.op(fold) {
+        Op::Fold { load: FoldLoad::Rows, .. } => 0,
+        Op::Fold { load: FoldLoad::Gather | FoldLoad::Histogram, .. } => 1,
+        Op::Input { .. }
+        | Op::Gather
+        | Op::Slice { .. }
+        | Op::Transpose
+        | Op::Contiguous
+        | Op::Reduce(_)
+        | Op::Stack
+        | Op::Squeeze
+        | Op::Rename
+        | Op::Concat { .. }
+        | Op::Spread { .. }
+        | Op::Encode(_) => return None,
+    };
+    graph.operand(fold, rows).map(|rows| graph.value_type(rows).dtype())
+}
+
 impl CollapseLevels {
-    fn can_collapse(&self, graph: &LevelGraph, below: &Part, above: &Part) -> Result<(), Refusal> {
-        let ((table, _, lower), (_, between, upper)) = (below, above);
+    fn can_collapse(&self, graph: &LevelGraph, rows: Option<DType>, below: &Part, above: &Part) -> Result<(), Refusal> {
+        let ((table, before, lower), (_, between, upper)) = (below, above);
         let alike = lower.reducer == upper.reducer;
         if !alike || !matches!(lower.reducer, Reducer::Sum | Reducer::Prod | Reducer::Max | Reducer::Min) {
             return Err(Refusal::ReducersDiffer);
@@ -97,6 +120,10 @@ impl CollapseLevels {
             return Err(Refusal::RoundsBetween);
         }
         let exact = matches!(lower.reducer, Reducer::Max | Reducer::Min);
+        let made_in = rows.map_or(lower.dtype, |rows| dtype_after(before, rows).accumulator());
+        if !exact && made_in != lower.dtype {
+            return Err(Refusal::OtherArithmetic { made_in, level: lower.dtype });
+        }
         match self.exactness {
             Exactness::BitExact if !exact => Err(Refusal::WouldReassociate),
             Exactness::BitExact | Exactness::Reassociates => Ok(()),

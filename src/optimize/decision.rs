@@ -104,6 +104,13 @@ pub enum Refusal {
     RoundsBetween,
     /// What would be made first would be rounded to this type, narrower than what it is summed in.
     WouldRound(DType),
+    /// The level between is of another type than its rows are added up in, so that more than brackets would change.
+    OtherArithmetic {
+        /// What the rows of the lower level are added up, or multiplied, in.
+        made_in: DType,
+        /// The type of the level between.
+        level: DType,
+    },
     /// Something is done to the elements in between.
     OperationsBetween,
     /// The fold does something to what it reads or makes.
@@ -176,6 +183,9 @@ impl fmt::Display for Refusal {
             Refusal::Selects => f.write_str("a quantile selects among all rows of a segment, and shares its step with nothing"),
             Refusal::ReducersDiffer => f.write_str("the reducers of the two levels do not combine"),
             Refusal::RoundsBetween => f.write_str("the level between is rounded to a type of its own"),
+            Refusal::OtherArithmetic { made_in, level } => {
+                write!(f, "the level between is {level}, and made in {made_in}: more than brackets would change")
+            }
             Refusal::WouldRound(dtype) => write!(f, "the sum would be rounded to {dtype} before the product"),
             Refusal::OperationsBetween => f.write_str("something is done to the elements in between"),
             Refusal::WorksOnElements => f.write_str("it does something to the elements that it reads or makes"),

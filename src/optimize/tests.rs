@@ -1,6 +1,7 @@
 //! Tests of the passes: each pass alone, on the smallest graph that shows it, as inline snapshots. A graph is prepared by other passes only
 //! where the pass could not do anything otherwise.
 
+mod collapse;
 mod elements;
 mod histogram;
 mod limits;
@@ -330,57 +331,6 @@ fn fuse_levels_gives_a_level_to_one_of_its_takers() {
     output page = n7
     fuse-levels           done  word feeds line from registers: 16 B not read, 0 B not written; units of up to 2 leaf rows
     fuse-levels           kept  word line and page stay two steps: the level feeds another fold already
-    ");
-}
-
-#[test]
-fn collapse_levels_of_max_keeps_bits() {
-    let graph = two_levels(Reducer::Max, Reducer::Max, lengths(&[2, 1]), lengths(&[2]));
-    insta::assert_snapshot!(folded(CollapseLevels { exactness: Exactness::BitExact }, graph), @"
-    table t0 word offsets 2 of 3 rows
-    table t1 sentence offsets 1 of 2 rows
-    table t2 sentence offsets 1 of 3 rows = t1 over t0
-    n0 = input char : f32[3x2]
-    n7 = fold n0 | max by t2 : f32[1x2]
-    output sentence = n7
-    collapse-levels       done  word and sentence are one level: 2 rows never made
-    ");
-}
-
-#[test]
-fn collapse_levels_of_sums_waits_for_leave() {
-    let graph = || two_levels(Reducer::Sum, Reducer::Sum, lengths(&[2, 1]), lengths(&[2]));
-    insta::assert_snapshot!(folded(CollapseLevels { exactness: Exactness::BitExact }, graph()), @"
-    table t0 word offsets 2 of 3 rows
-    table t1 sentence offsets 1 of 2 rows
-    n0 = input char : f32[3x2]
-    n13 = fold n0 | sum by t0 : f32[2x2]
-    n1 = fold n13 | sum by t1 : f32[1x2]
-    output sentence = n1
-    collapse-levels       kept  word and sentence stay two levels: it would change how sums are bracketed (allowed at -O2)
-    ");
-    insta::assert_snapshot!(folded(CollapseLevels { exactness: Exactness::Reassociates }, graph()), @"
-    table t0 word offsets 2 of 3 rows
-    table t1 sentence offsets 1 of 2 rows
-    table t2 sentence offsets 1 of 3 rows = t1 over t0
-    n0 = input char : f32[3x2]
-    n7 = fold n0 | sum by t2 : f32[1x2]
-    output sentence = n7
-    collapse-levels       done  word and sentence are one level: 2 rows never made
-    ");
-}
-
-#[test]
-fn collapse_levels_refuses_empty_segments() {
-    let graph = two_levels(Reducer::Sum, Reducer::Sum, lengths(&[2, 0, 1]), lengths(&[3]));
-    insta::assert_snapshot!(folded(CollapseLevels { exactness: Exactness::Reassociates }, graph), @"
-    table t0 word offsets 3 of 3 rows
-    table t1 sentence offsets 1 of 3 rows
-    n0 = input char : f32[3x2]
-    n13 = fold n0 | sum by t0 : f32[3x2]
-    n1 = fold n13 | sum by t1 : f32[1x2]
-    output sentence = n1
-    collapse-levels       kept  word and sentence stay two levels: the lower level has empty segments
     ");
 }
 
