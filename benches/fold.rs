@@ -185,7 +185,7 @@ impl Cases<'_> {
             (
                 "own logsumexp",
                 own(
-                    "custom(lse: m from x by max(a.m, b.m); s from 1 by a.s * exp(a.m - max(a.m, b.m)) + b.s * exp(b.m - max(a.m, b.m)); m + log(s))",
+                    "custom(own_lse: m from x by max(a.m, b.m); s from 1 by a.s * exp(a.m - max(a.m, b.m)) + b.s * exp(b.m - max(a.m, b.m)); m + log(s))",
                 ),
             ),
         ];

@@ -5,6 +5,7 @@ mod reducer;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use laws::BrokenLaws;
 pub use laws::Laws;
 pub use reducer::{BoundReducer, MAX_PLANES, Planes, PlanesMut, Real, RowReducer};
 
@@ -77,6 +78,14 @@ impl Registry {
         self
     }
 
+    /// Whether each reducer has a name that a plan can say: see [`Reducer::named`](crate::Reducer::named). Backends ask before they look for one.
+    ///
+    /// # Errors
+    /// `duplicate-name` for the name of a built-in reducer, or what that is called elsewhere; `spec-invalid` for what is no name.
+    pub fn check(&self) -> Result<()> {
+        self.reducers.iter().try_for_each(|reducer| NamedReducer::new(reducer.name(), reducer.version(), &[]).map(|_| ()))
+    }
+
     /// The encoder that a plan names.
     ///
     /// # Errors
@@ -90,9 +99,10 @@ impl Registry {
     /// The reducer that a plan names, with the arguments that the plan gives it.
     ///
     /// # Errors
-    /// `unknown-name`, where nothing of this name and version is known; `option` where its state has no planes, or too many; and what it says
-    /// itself of the arguments.
+    /// As for [`check`](Self::check); `unknown-name`, where nothing of this name and version is known; `option` where its state has no planes, or
+    /// too many; and what it says itself of the arguments.
     pub fn find_reducer(&self, named: &NamedReducer) -> Result<BoundReducer> {
+        self.check()?;
         let known: Vec<(&str, u32)> = self.reducers.iter().map(|reducer| (reducer.name(), reducer.version())).collect();
         let (name, version) = (named.name(), named.version());
         let at = known.iter().rposition(|of| *of == (name, version)).ok_or_else(|| unknown("reducer", name, version, &known))?;

@@ -4,14 +4,16 @@ mod custom;
 mod expression;
 mod named;
 mod program;
+mod words;
 
 pub use custom::{Component, ComponentText, CustomReducer};
 pub use expression::{Binary, Expression, Scope, Unary, Variable};
 pub use named::NamedReducer;
 pub use program::{Instruction, Program, REGISTERS};
+pub(crate) use words::not_built_in;
 
 use crate::dtype::DType;
-use crate::error::{Error, ErrorCode, Result, suggestion};
+use crate::error::{Error, ErrorCode, Result};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
 use std::str::FromStr;
@@ -383,11 +385,7 @@ impl FromStr for Reducer {
             }
             return Ok(Reducer::Custom(Arc::new(CustomReducer::read(inner)?)));
         }
-        let found = Reducer::ALL.into_iter().find(|reducer| reducer.name() == word).ok_or_else(|| {
-            let mut known: Vec<&str> = Reducer::ALL.iter().map(|reducer| reducer.name()).collect();
-            known.dedup();
-            Error::new(ErrorCode::UnknownWord, format!("unknown reducer `{word}`")).help(suggestion(word, &known))
-        })?;
+        let found = Reducer::ALL.into_iter().find(|reducer| reducer.name() == word).ok_or_else(|| words::unknown(word))?;
         match (found, parameters) {
             (Reducer::Quantile(_), parameters) if word == "quantile" => {
                 let number = parameters.and_then(|text| text.parse().ok());

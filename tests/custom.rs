@@ -235,7 +235,7 @@ fn spread() -> Spread {
     Spread { power: 1.0, falls: Arc::default() }
 }
 
-const TEXT: &str = "custom(variance: n from w by a.n + b.n; m from x by a.m + (b.m - a.m) * (b.n / (a.n + b.n)); \
+const TEXT: &str = "custom(own_variance: n from w by a.n + b.n; m from x by a.m + (b.m - a.m) * (b.n / (a.n + b.n)); \
                     q from 0 by a.q + b.q + (b.m - a.m) * (b.m - a.m) * (a.n * (b.n / (a.n + b.n))); q / n)";
 
 /// Rows of 5 features in segments of many lengths, by a reducer, and then its results by the maximum.

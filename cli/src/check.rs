@@ -68,19 +68,29 @@ pub(crate) fn run(args: CheckArgs, ui: &Ui) -> CliResult {
 const LAW_SEED: u64 = 1;
 
 fn check_spec(hierarchy: Hierarchy, binds: &[Bind], ui: &Ui) -> CliResult {
+    let mut broken = Vec::new();
     for level in &hierarchy.levels {
         for reducer in &level.reduce {
             if let Reducer::Custom(custom) = reducer {
-                custom.check_laws(LAW_SEED).map_err(|error| error.at_level(&*level.name))?;
-                if let Err(error) = custom.check_special_rows(LAW_SEED) {
-                    ui.warn(format_args!(
-                        "{}: {}; rows of NaN or infinity give what depends on where blocks end",
-                        level.name,
-                        error.message()
-                    ));
+                match custom.check_laws(LAW_SEED) {
+                    Err(error) => broken.push(error.at_level(&*level.name)),
+                    Ok(()) => {
+                        if let Err(error) = custom.check_special_rows(LAW_SEED) {
+                            ui.warn(format_args!(
+                                "{}: {}; rows of NaN or infinity give what depends on where blocks end",
+                                level.name,
+                                error.message()
+                            ));
+                        }
+                    }
                 }
             }
         }
+    }
+    match broken.len() {
+        0 => {}
+        1 => return Err(broken.remove(0).into()),
+        count => return Err(Error::collected(ErrorCode::ReducerLaw, format!("{count} reducers break laws"), broken).into()),
     }
     let loaded = Loaded::new(hierarchy, binds)?;
     let unbound: Vec<&str> = loaded.hierarchy.unbound().collect();

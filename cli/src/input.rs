@@ -92,18 +92,7 @@ impl FileArray {
     /// # Errors
     /// `file` with what is wrong with the file; `rank`; `unknown-name`.
     pub(crate) fn open(path: &Path, tensor: Option<&str>, fallback: &str) -> Result<FileArray, Error> {
-        let map = map_file(path)?;
-        let header = if map.starts_with(npy::MAGIC) {
-            if let Some(tensor) = tensor {
-                return Err(file_error("use", path, format!("an .npy file holds one array, and none called `{tensor}`")));
-            }
-            npy::read_header(&map)
-        } else if path.extension().is_some_and(|extension| extension == "npy") {
-            Err(Error::new(ErrorCode::File, "it does not begin as an .npy file does"))
-        } else {
-            tensors::read_header(&map, tensor, fallback)
-        };
-        let header = header.map_err(|error| in_file(error, path))?;
+        let (map, header) = read_header(path, tensor, fallback)?;
         FileArray::of(path, map, header).map_err(|error| in_file(error, path))
     }
 
@@ -115,14 +104,12 @@ impl FileArray {
         tensors::holds(&map_file(path)?, tensor).map_err(|error| in_file(error, path))
     }
 
-    /// Opens the tensor of a `.safetensors` file that has this name, as `[rows, features]`: also where it has one axis and `rows` is 1, or a
-    /// middle axis of 1.
+    /// The same as a parameter `[rows, features]`: also where it has one axis and `rows` is 1, or a middle axis of 1.
     ///
     /// # Errors
     /// As for [`open`](Self::open); `shape`.
-    pub(crate) fn open_param(path: &Path, tensor: &str, wanted: [u64; 2]) -> Result<FileArray, Error> {
-        let map = map_file(path)?;
-        let mut header = tensors::read_header(&map, Some(tensor), tensor).map_err(|error| in_file(error, path))?;
+    pub(crate) fn open_param(path: &Path, tensor: Option<&str>, name: &str, wanted: [u64; 2]) -> Result<FileArray, Error> {
+        let (map, mut header) = read_header(path, tensor, name)?;
         let said = header.shape.clone();
         header.shape = match said[..] {
             [features] => vec![1, features],
@@ -132,7 +119,7 @@ impl FileArray {
         if header.shape != wanted {
             let [rows, features] = wanted;
             return Err(in_file(
-                Error::new(ErrorCode::Shape, format!("`{tensor}` has shape {said:?}, wanted is [{rows}, {features}]"))
+                Error::new(ErrorCode::Shape, format!("`{}` has shape {said:?}, wanted is [{rows}, {features}]", tensor.unwrap_or(name)))
                     .help("the file was made for another model, or the spec says other features, heads or layers than it has"),
                 path,
             ));
@@ -277,6 +264,23 @@ impl FileArray {
             }
         })
     }
+}
+
+/// Maps a file, and reads what it says of one of its arrays.
+fn read_header(path: &Path, tensor: Option<&str>, fallback: &str) -> Result<(Mmap, Header), Error> {
+    let map = map_file(path)?;
+    let header = if map.starts_with(npy::MAGIC) {
+        if let Some(tensor) = tensor {
+            return Err(file_error("use", path, format!("an .npy file holds one array, and none called `{tensor}`")));
+        }
+        npy::read_header(&map)
+    } else if path.extension().is_some_and(|extension| extension == "npy") {
+        Err(Error::new(ErrorCode::File, "it does not begin as an .npy file does"))
+    } else {
+        tensors::read_header(&map, tensor, fallback)
+    };
+    let header = header.map_err(|error| in_file(error, path))?;
+    Ok((map, header))
 }
 
 impl Bytes {

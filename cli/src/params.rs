@@ -12,11 +12,11 @@ use std::path::Path;
 pub(crate) struct Params(Vec<(String, FileArray)>);
 
 impl Params {
-    /// Opens what a plan asks for and is not bound already.
+    /// Opens what a plan asks for and is not bound already. `how` says how a parameter is given to the command.
     ///
     /// # Errors
     /// `file`; `unknown-name` for a param that the file lacks; `shape`; `not-bound` where params are asked for and no file is given.
-    pub(crate) fn open(path: Option<&Path>, plan: &Plan, is_bound: impl Fn(&str) -> bool) -> Result<Params, Error> {
+    pub(crate) fn open(path: Option<&Path>, plan: &Plan, how: &str, is_bound: impl Fn(&str) -> bool) -> Result<Params, Error> {
         if let Some(path) = path {
             FileArray::holds(path, "")?;
         }
@@ -25,9 +25,9 @@ impl Params {
             let Some(path) = path else {
                 return Err(Error::new(ErrorCode::NotBound, format!("the parameter `{}` is not bound", buffer.name))
                     .at_level(&*buffer.name)
-                    .help("give the file that holds the parameters with --params FILE.safetensors"));
+                    .help(format!("it is {}[{}, {}]: {how}", buffer.dtype, buffer.rows, buffer.features)));
             };
-            let array = FileArray::open_param(path, &buffer.name, [buffer.rows, buffer.features]);
+            let array = FileArray::open_param(path, Some(&buffer.name), &buffer.name, [buffer.rows, buffer.features]);
             found.push((buffer.name.to_string(), array.map_err(|error| error.at_level(&*buffer.name))?));
         }
         Ok(Params(found))

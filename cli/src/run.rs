@@ -37,7 +37,7 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "NAME[:FORM]=FILE[:TENSOR]", help = BIND_HELP)]
     bind: Vec<Bind>,
 
-    /// The parameters of encoders, by their names, as .safetensors
+    /// The parameters of encoders and queries that nothing else is bound to, by their names, as .safetensors
     #[arg(long, value_name = "FILE")]
     params: Option<PathBuf>,
 
@@ -110,7 +110,8 @@ pub(crate) fn run(args: RunArgs, ui: &Ui) -> CliResult {
     for (name, file) in &loaded.inputs {
         inputs.push((name, file.view()?));
     }
-    let params = Params::open(args.params.as_deref(), prepared.plan(), |name| loaded.inputs.iter().any(|(bound, _)| bound == name))?;
+    let how = "bind it with --bind NAME=FILE, or give a file that holds every parameter with --params FILE.safetensors";
+    let params = Params::open(args.params.as_deref(), prepared.plan(), how, |name| loaded.inputs.iter().any(|(bound, _)| bound == name))?;
     if let Some(path) = args.params.as_deref().filter(|_| params.is_empty()) {
         ui.warn(format_args!("nothing of {} is used: the plan has no parameters that are not bound", path.display()));
     }

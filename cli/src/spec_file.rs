@@ -3,10 +3,13 @@
 use crate::failure::file_error;
 use crate::input::{Bind, FileArray};
 use levelfold::error::suggestion;
+use levelfold::graph::{Op, Role, ValueType};
 use levelfold::spec::{LeafSource, SegmentSource};
-use levelfold::{Error, ErrorCode, Hierarchy, Plan};
+use levelfold::{Error, ErrorCode, Hierarchy, Plan, Segments};
+use std::fs::File;
 use std::io::Read;
 use std::path::Path;
+use std::sync::Arc;
 
 /// A hierarchy with every binding of the command line in it.
 pub(crate) struct Loaded {
@@ -24,19 +27,42 @@ pub(crate) enum Document {
     Plan(Plan),
 }
 
-/// Reads a file, or stdin for `-`.
+/// The most bytes of a spec or a plan. A plan of a thousand steps has one; what makes specs long are segments, which may be files of their own.
+const MOST_BYTES: u64 = 256 << 20;
+
+/// Reads a file, or stdin for `-`, up to [`MOST_BYTES`].
 ///
 /// # Errors
 /// `file`.
 pub(crate) fn read_text(path: &Path) -> Result<String, Error> {
     if path.as_os_str() == "-" {
-        let mut text = String::new();
-        return match std::io::stdin().lock().read_to_string(&mut text) {
-            Ok(_) => Ok(text),
-            Err(cause) => Err(Error::new(ErrorCode::File, format!("cannot read stdin: {cause}"))),
-        };
+        return read_at_most(std::io::stdin().lock(), MOST_BYTES, &|what| {
+            Error::new(ErrorCode::File, format!("cannot read stdin: {what}"))
+        });
     }
-    std::fs::read_to_string(path).map_err(|cause| file_error("read", path, cause))
+    let refused = |what: &str| file_error("read", path, what);
+    let file = File::open(path).map_err(|cause| file_error("read", path, cause))?;
+    // Before anything of it is read, where the system says how long it is.
+    if file.metadata().is_ok_and(|metadata| metadata.len() > MOST_BYTES) {
+        return Err(too_long(MOST_BYTES, &refused));
+    }
+    read_at_most(file, MOST_BYTES, &refused)
+}
+
+/// Reads what may have any length, and stops where it is too long.
+fn read_at_most(from: impl Read, most: u64, refused: &dyn Fn(&str) -> Error) -> Result<String, Error> {
+    let mut bytes = Vec::new();
+    // One byte more than what is taken, so that it shows.
+    from.take(most.saturating_add(1)).read_to_end(&mut bytes).map_err(|cause| refused(&cause.to_string()))?;
+    if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > most {
+        return Err(too_long(most, refused));
+    }
+    String::from_utf8(bytes).map_err(|cause| refused(&format!("it is not UTF-8: {}", cause.utf8_error())))
+}
+
+fn too_long(most: u64, refused: &dyn Fn(&str) -> Error) -> Error {
+    refused(&format!("it is longer than {most} bytes, the most that a spec or a plan may have"))
+        .help("keep long segments in files of their own: say \"segments\": NAME in the spec, and --bind NAME=FILE")
 }
 
 /// Reads a spec.
@@ -81,11 +107,14 @@ impl Loaded {
     /// # Errors
     /// `unknown-name`, `bound-twice`, `option`; what is wrong with a file, or with the segments in it.
     pub(crate) fn new(mut hierarchy: Hierarchy, binds: &[Bind]) -> Result<Loaded, Error> {
-        check_names(&hierarchy, binds)?;
+        let params = check_names(&hierarchy, binds)?;
         let mut inputs = Vec::new();
         let mut segments = Vec::new();
         for bind in binds {
-            let file = bind.open()?;
+            let file = match params.iter().find(|(name, _)| **name == *bind.name) {
+                Some((_, shape)) => bind.open_param(*shape)?,
+                None => bind.open()?,
+            };
             if hierarchy.unbound().any(|name| name == bind.name) {
                 segments.push((bind, file));
             } else if let Some(form) = bind.form {
@@ -137,13 +166,39 @@ fn leaf_rows_binding(hierarchy: &Hierarchy) -> &str {
     }
 }
 
-fn check_names(hierarchy: &Hierarchy, binds: &[Bind]) -> Result<(), Error> {
+/// The parameters of encoders and queries, with their shapes: those of the same hierarchy without a single row.
+///
+/// # Errors
+/// What is wrong with the encoders.
+fn parameters(hierarchy: &Hierarchy) -> Result<Vec<(Arc<str>, [u64; 2])>, Error> {
+    let mut bare = hierarchy.clone();
+    (bare.leaves.rows, bare.top) = (Some(0), None);
+    for level in &mut bare.levels {
+        level.segments = SegmentSource::Inline(Segments::from_lengths(&[0u64; 0])?);
+    }
+    let graph = bare.graph()?;
+    let mut found = Vec::new();
+    for node in graph.nodes() {
+        if let (Op::Input { name, role: Role::Param }, [ValueType::Rows { rows, features, .. }, ..]) = (graph.op(node), graph.types(node)) {
+            found.push((Arc::clone(name), [*rows, *features]));
+        }
+    }
+    Ok(found)
+}
+
+/// The parameters among what is bound.
+fn check_names(hierarchy: &Hierarchy, binds: &[Bind]) -> Result<Vec<(Arc<str>, [u64; 2])>, Error> {
     let mut known = vec![leaf_rows_binding(hierarchy)];
     if let LeafSource::Lookup { table, .. } = &hierarchy.leaves.source {
         known.push(&table.name);
     }
     known.extend(hierarchy.levels.iter().filter_map(|level| level.weights.as_ref()).map(|weights| &*weights.name));
     known.extend(hierarchy.unbound());
+    // Only asked for where it matters: a graph is built to know them.
+    let others = binds.iter().any(|bind| !known.contains(&bind.name.as_str()));
+    let mut params = if others { parameters(hierarchy)? } else { Vec::new() };
+    params.retain(|(name, _)| !known.contains(&&**name));
+    known.extend(params.iter().map(|(name, _)| &**name));
     for (index, bind) in binds.iter().enumerate() {
         if binds[..index].iter().any(|other| other.name == bind.name) {
             return Err(Error::new(ErrorCode::BoundTwice, format!("`{}` is bound twice", bind.name)).help("give each --bind once"));
@@ -155,5 +210,29 @@ fn check_names(hierarchy: &Hierarchy, binds: &[Bind]) -> Result<(), Error> {
                 .help(suggestion(&bind.name, &known)));
         }
     }
-    Ok(())
+    Ok(params)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_too_long_is_not_read_to_its_end() {
+        let refused = |what: &str| Error::new(ErrorCode::File, format!("cannot read it: {what}"));
+        let read = |text: &[u8], most: u64| read_at_most(text, most, &refused).map_err(|error| error.to_string());
+        assert_eq!(read(b"{}", 2), Ok("{}".to_owned()));
+        let told = read(b"{} ", 2).unwrap_err();
+        assert!(
+            told.starts_with("cannot read it: it is longer than 2 bytes, the most that a spec or a plan may have; keep long segments"),
+            "{told}"
+        );
+        // An endless stream.
+        let told = read_at_most(std::io::repeat(b' '), 1 << 16, &refused).unwrap_err();
+        assert!(told.message().contains("it is longer than 65536 bytes"), "{told}");
+        let told = read(&[0xff, 0xfe], 10).unwrap_err();
+        assert!(told.contains("cannot read it: it is not UTF-8"), "{told}");
+        // A character that the limit cuts is no reason to speak of UTF-8.
+        assert!(read("aé".as_bytes(), 1).unwrap_err().contains("longer than 1 bytes"));
+    }
 }

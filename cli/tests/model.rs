@@ -245,6 +245,27 @@ fn run_binds_parameters_by_their_names() {
     let y: Vec<f32> = tensors.tensor("y").unwrap().data().chunks_exact(4).map(|x| f32::from_le_bytes(x.try_into().unwrap())).collect();
     // Linear: (1.5, 4), (4.5, 10), (7.5, 16). Convolved: (1.5, 108), (19.5, 120), and the last by itself: (7.5, 132).
     assert_eq!(y, [21.0, 228.0, 7.5, 132.0]);
-    let told = place.error(&args[..4].iter().copied().chain(["--backend", "reference"]).collect::<Vec<_>>());
-    assert!(told.contains("the parameter `l.weight` is not bound") && told.contains("--params"), "{told}");
+    let with = |more: &[&'static str]| -> Vec<&str> {
+        args[..4].iter().copied().chain(["--backend", "reference"]).chain(more.iter().copied()).collect()
+    };
+    let told = place.error(&with(&[]));
+    let wanted = "l.weight: the parameter `l.weight` is not bound; it is f32[2, 3]: bind it with --bind NAME=FILE, or give a file that holds every parameter with --params FILE.safetensors [not-bound]";
+    assert!(told.contains(wanted), "{told}");
+
+    // One by one, or some of them.
+    for params in [&["c.weight=all.safetensors", "c.bias=all.safetensors"][..], &[]] {
+        let mut args =
+            with(&["--bind", "l.weight=all.safetensors:l.weight", "--bind", "l.bias=all.safetensors", "--out", "again.safetensors"]);
+        params.iter().for_each(|bind| args.extend(["--bind", bind]));
+        if params.is_empty() {
+            args.extend(["--params", "all.safetensors"]);
+        }
+        let output = place.command(&args);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert_eq!(fs::read(place.path("again.safetensors")).unwrap(), out);
+    }
+    let told = place.error(&with(&["--bind", "l.wieght=all.safetensors"]));
+    assert!(told.contains("the spec asks for no binding `l.wieght`; did you mean `l.weight`? [unknown-name]"), "{told}");
+    let told = place.error(&with(&["--bind", "l.weight=all.safetensors:l.bias"]));
+    assert!(told.contains("l.weight: ") && told.contains("`l.bias` has shape [2], wanted is [2, 3]"), "{told}");
 }

@@ -4,6 +4,7 @@ use super::reducer::sealed::AnyReducer;
 use super::{BoundReducer, Real, RowReducer};
 use crate::error::{Error, ErrorCode, Result};
 use crate::numerics::{count_to_f64, narrow_to_f32};
+use crate::reducer::NamedReducer;
 use std::ops::Range;
 
 /// Tries the laws of a [`RowReducer`] on rows drawn from a seed. It cannot prove them.
@@ -98,15 +99,18 @@ impl Laws {
         self
     }
 
-    /// Tries them.
+    /// Tries them, and tells of each law that does not hold, with the first rows that showed it.
     ///
     /// # Errors
-    /// `reducer-law`, with the rows and what came out, also where no result was a number, so that nothing was tried; `option` for a state of no
-    /// planes or too many, and whatever [`with`](RowReducer::with) says of the arguments.
+    /// `reducer-law`, with the rows and what came out, also where no result was a number, so that nothing was tried; several broken laws are its
+    /// [causes](Error::causes). `option` for a state of no planes or too many, what [`Reducer::named`](crate::Reducer::named) says of its name, and
+    /// whatever [`with`](RowReducer::with) says of the arguments.
     pub fn check<R: RowReducer>(&self, reducer: &R) -> Result<()> {
+        NamedReducer::new(reducer.name(), reducer.version(), &self.arguments)?;
         let bound = BoundReducer::new(AnyReducer::bound(reducer, &self.arguments)?)?;
         let with = reducer.with(&self.arguments)?;
         let mut draw = Draw(self.seed);
+        let mut broken = BrokenLaws::of(reducer.name());
         let mut any = false;
         for round in 0..ROUNDS {
             let rows: [Vec<f64>; 4] = std::array::from_fn(|_| (0..self.features).map(|_| draw.between(&self.rows)).collect());
@@ -123,30 +127,59 @@ impl Laws {
             let weights: [f64; 4] =
                 std::array::from_fn(|_| if bound.takes_weights() { f64::from(narrow_to_f32(draw.between(&(0.25..1.25)))) } else { 1.0 });
             let trial = Trial { reducer: &with, bound: &bound, rows: &rows, weights: &weights };
-            let broken = |message: String| {
-                Error::new(
-                    ErrorCode::ReducerLaw,
-                    format!("the reducer `{}`: {message}; rows {rows:?}, weights {weights:?}, seed {}", reducer.name(), self.seed),
-                )
-                .help("results would depend on how rows fall into blocks, or on what memory held before: mend the reducer")
+            let mut tell = |law: &'static str, message: String| {
+                broken.add(law, || format!("{message}; rows {rows:?}, weights {weights:?}, seed {}", self.seed));
             };
-            let double = trial.run::<f64>(self.tolerance).map_err(broken)?;
-            let single = trial.run::<f32>(self.tolerance_f32).map_err(broken)?;
+            let double = trial.run::<f64>(self.tolerance, &mut tell);
+            let single = trial.run::<f32>(self.tolerance_f32, &mut tell);
             for (what, single, double) in [("four rows", single.all, &double.all), ("a row", single.one, &double.one)] {
                 if let Some(feature) = apart(&single, double, self.tolerance_f32) {
                     let (a, b) = (single[feature], double[feature]);
-                    return Err(broken(format!(
-                        "{what} in f32, widened and finished in f64, give {a} for feature {feature}, and {b} in f64"
-                    )));
+                    tell("widening", format!("{what} in f32, widened and finished in f64, give {a} for feature {feature}, and {b} in f64"));
                 }
             }
             any |= double.all.iter().any(|x| x.is_finite());
         }
+        broken.told("results would depend on how rows fall into blocks, or on what memory held before: mend the reducer")?;
         if any || self.features == 0 {
             return Ok(());
         }
         let message = format!("the reducer `{}`: no result was a finite number, so that nothing was tried", reducer.name());
         Err(Error::new(ErrorCode::ReducerLaw, message).help("draw rows from a range that it is defined for"))
+    }
+}
+
+/// Laws of a reducer that do not hold, each with the first rows that showed it.
+pub(crate) struct BrokenLaws<'a> {
+    reducer: &'a str,
+    found: Vec<(&'static str, String)>,
+}
+
+impl<'a> BrokenLaws<'a> {
+    pub(crate) fn of(reducer: &'a str) -> Self {
+        BrokenLaws { reducer, found: Vec::new() }
+    }
+
+    /// One more, unless the law is known to be broken.
+    pub(crate) fn add(&mut self, law: &'static str, message: impl FnOnce() -> String) {
+        if !self.found.iter().any(|(known, _)| *known == law) {
+            self.found.push((law, message()));
+        }
+    }
+
+    /// # Errors
+    /// `reducer-law` where there are any: one as it is, several as causes of one.
+    pub(crate) fn told(self, help: &str) -> Result<()> {
+        let reducer = self.reducer;
+        let error = |(_, message): (&str, String)| Error::new(ErrorCode::ReducerLaw, format!("the reducer `{reducer}`: {message}"));
+        let mut errors: Vec<Error> = self.found.into_iter().map(error).collect();
+        match errors.len() {
+            0 => Ok(()),
+            1 => Err(errors.remove(0).help(help)),
+            count => {
+                Err(Error::collected(ErrorCode::ReducerLaw, format!("the reducer `{reducer}` breaks {count} laws"), errors).help(help))
+            }
+        }
     }
 }
 
@@ -158,6 +191,9 @@ struct Trial<'a, R> {
     weights: &'a [f64; 4],
 }
 
+/// What is told of a law that does not hold: which, and how that showed.
+type Tell<'a> = dyn FnMut(&'static str, String) + 'a;
+
 /// What came out of all rows, and of the first one, finished in f64.
 struct Results {
     all: Vec<f64>,
@@ -165,36 +201,39 @@ struct Results {
 }
 
 impl<R: RowReducer> Trial<'_, R> {
-    fn run<A: Real>(&self, tolerance: f64) -> Result<Results, String> {
-        let rows: Vec<Vec<A>> = self.rows.iter().map(|row| row.iter().map(|&x| A::of_f64(x)).collect()).collect();
-        let weights: Vec<A> = self.weights.iter().map(|&w| A::of_f64(w)).collect();
-        let states = (rows.iter().zip(&weights)).map(|(row, &weight)| self.lifted(row, weight)).collect::<Result<Vec<_>, String>>()?;
-        let [a, b, c, d] = &states[..] else { return Err("four rows make four states".into()) };
-        let both = |older: &[A], newer: &[A]| self.combined(older, newer);
+    fn run<A: Real>(&self, tolerance: f64, tell: &mut Tell<'_>) -> Results {
+        let rows: [Vec<A>; 4] = std::array::from_fn(|row| self.rows[row].iter().map(|&x| A::of_f64(x)).collect());
+        let weights: [A; 4] = self.weights.map(A::of_f64);
+        let [a, b, c, d] = std::array::from_fn(|row| self.lifted(&rows[row], weights[row], tell));
+        let both = |older: &[A], newer: &[A], tell: &mut Tell<'_>| self.combined(older, newer, tell);
+        let (ab, bc, cd) = (both(&a, &b, tell), both(&b, &c, tell), both(&c, &d, tell));
         // From the left, as a block does it.
-        let left = both(&both(&both(a, b)?, c)?, d)?;
+        let left = both(&both(&ab, &c, tell), &d, tell);
         let n = A::of_f64(4.0);
-        let finished = self.finished(&left, n)?;
+        let finished = self.finished(&left, n, tell);
         for (bracketed, other) in [
-            ("(a b) (c d)", both(&both(a, b)?, &both(c, d)?)?),
-            ("a (b (c d))", both(a, &both(b, &both(c, d)?)?)?),
-            ("(a (b c)) d", both(&both(a, &both(b, c)?)?, d)?),
-            ("a ((b c) d)", both(a, &both(&both(b, c)?, d)?)?),
+            ("(a b) (c d)", both(&ab, &cd, tell)),
+            ("a (b (c d))", both(&a, &both(&b, &cd, tell), tell)),
+            ("(a (b c)) d", both(&both(&a, &bc, tell), &d, tell)),
+            ("a ((b c) d)", both(&a, &both(&bc, &d, tell), tell)),
         ] {
-            let other = self.finished(&other, n)?;
+            let other = self.finished(&other, n, tell);
             if let Some(feature) = apart(&finished, &other, tolerance) {
                 let (one, other) = (finished[feature], other[feature]);
-                return Err(format!(
-                    "in {} ((a b) c) d gives {one} for feature {feature}, and {bracketed} gives {other}: combine is not associative",
-                    A::DTYPE
-                ));
+                let dtype = A::DTYPE;
+                tell(
+                    "brackets",
+                    format!(
+                        "in {dtype} ((a b) c) d gives {one} for feature {feature}, and {bracketed} gives {other}: combine is not associative"
+                    ),
+                );
             }
         }
         let slices: Vec<&[A]> = rows.iter().map(Vec::as_slice).collect();
         let (mut state, mut room) = (poison::<A>(a.len(), 0), poison::<A>(a.len(), 1));
         self.bound.block(&slices, Some(&weights), &mut state, &mut room);
         if !same(&state, &left) {
-            return Err(format!("in {} push gives other bits than combine with the lifted row", A::DTYPE));
+            tell("push", format!("in {} push gives other bits than combine with the lifted row", A::DTYPE));
         }
         let in_f64 = |state: &[A], rows: f64| {
             let wide: Vec<f64> = state.iter().map(|x| x.as_f64()).collect();
@@ -202,34 +241,34 @@ impl<R: RowReducer> Trial<'_, R> {
             self.bound.finish(&wide, rows, &mut out);
             out
         };
-        Ok(Results { all: in_f64(&left, 4.0), one: in_f64(a, 1.0) })
+        Results { all: in_f64(&left, 4.0), one: in_f64(&a, 1.0) }
     }
 
-    fn lifted<A: Real>(&self, row: &[A], weight: A) -> Result<Vec<A>, String> {
+    fn lifted<A: Real>(&self, row: &[A], weight: A, tell: &mut Tell<'_>) -> Vec<A> {
         let made = |which| {
             let mut state = poison::<A>(self.bound.planes() * row.len(), which);
             self.bound.lift(row, weight, &mut state);
             state
         };
-        twice(made, "lift")
+        twice(made, "lift", tell)
     }
 
-    fn combined<A: Real>(&self, older: &[A], newer: &[A]) -> Result<Vec<A>, String> {
+    fn combined<A: Real>(&self, older: &[A], newer: &[A], tell: &mut Tell<'_>) -> Vec<A> {
         let made = |_| {
             let mut state = older.to_vec();
             self.bound.combine(&mut state, newer);
             state
         };
-        twice(made, "combine")
+        twice(made, "combine", tell)
     }
 
-    fn finished<A: Real>(&self, state: &[A], rows: A) -> Result<Vec<f64>, String> {
+    fn finished<A: Real>(&self, state: &[A], rows: A, tell: &mut Tell<'_>) -> Vec<f64> {
         let made = |which| {
             let mut out = poison::<A>(state.len() / RowReducer::planes(self.reducer), which);
             self.bound.finish(state, rows, &mut out);
             out
         };
-        Ok(twice(made, "finish")?.into_iter().map(|x: A| x.as_f64()).collect())
+        twice(made, "finish", tell).into_iter().map(|x: A| x.as_f64()).collect()
     }
 }
 
@@ -238,12 +277,12 @@ fn poison<A: Real>(length: usize, which: usize) -> Vec<A> {
     vec![A::of_f64([f64::NAN, -7.5][which % 2]); length]
 }
 
-fn twice<A: Real>(made: impl Fn(usize) -> Vec<A>, what: &str) -> Result<Vec<A>, String> {
+fn twice<A: Real>(made: impl Fn(usize) -> Vec<A>, what: &'static str, tell: &mut Tell<'_>) -> Vec<A> {
     let (one, other) = (made(0), made(1));
-    if same(&one, &other) {
-        return Ok(one);
+    if !same(&one, &other) {
+        tell(what, format!("in {} {what} gives other bits the second time, into memory that held something else", A::DTYPE));
     }
-    Err(format!("in {} {what} gives other bits the second time, into memory that held something else", A::DTYPE))
+    one
 }
 
 /// Whether numbers have the same bits, but for which NaN a NaN is.

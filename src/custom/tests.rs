@@ -17,6 +17,8 @@ enum Fault {
     Coarse,
     /// Says of every segment that it is nothing.
     Nothing,
+    /// [`Order`](Fault::Order) and [`Push`](Fault::Push).
+    Two,
 }
 
 #[derive(Clone)]
@@ -55,7 +57,7 @@ impl RowReducer for Total {
         for index in 0..sum.len() {
             sum[index] += newer[index];
             count[index] += newer_count[index];
-            if self.0 == Fault::Order {
+            if matches!(self.0, Fault::Order | Fault::Two) {
                 sum[index] /= A::of_f64(2.0);
             }
         }
@@ -64,7 +66,7 @@ impl RowReducer for Total {
     fn push<A: Real>(&self, mut state: PlanesMut<'_, A>, row: &[A], weight: A, mut lifted: PlanesMut<'_, A>) {
         self.lift(row, weight, lifted.reborrow());
         self.combine(state.reborrow(), lifted.shared());
-        if self.0 == Fault::Push {
+        if matches!(self.0, Fault::Push | Fault::Two) {
             state.plane(1).fill(A::of_f64(0.0));
         }
     }
@@ -107,6 +109,14 @@ fn laws_that_are_kept_pass_and_each_fault_is_found() {
         assert!(error.contains(told), "{fault:?}: {error}");
     }
     assert!(laws(Fault::Order).contains("seed 9"));
+    let two = laws(Fault::Two);
+    for part in [
+        "the reducer `total` breaks 2 laws; ",
+        "\n  - the reducer `total`: in f64 ((a b) c) d gives",
+        "\n  - the reducer `total`: in f64 push gives",
+    ] {
+        assert!(two.contains(part), "`{part}` is not in {two}");
+    }
 }
 
 /// As many planes as it is told.
@@ -179,6 +189,52 @@ fn a_registry_says_what_it_lacks_and_what_it_cannot_take() {
     let refused = bound(Total(Fault::None)).with_weights().unwrap_err();
     assert_eq!(refused.code(), ErrorCode::Weights);
     assert!(refused.to_string().contains("`total` has no weighted form"), "{refused}");
+}
+
+#[test]
+fn names_of_built_in_reducers_are_refused_wherever_they_come_in() {
+    /// A reducer of this name.
+    #[derive(Clone)]
+    struct Called(&'static str);
+    impl RowReducer for Called {
+        fn name(&self) -> &str {
+            self.0
+        }
+        fn version(&self) -> u32 {
+            1
+        }
+        fn planes(&self) -> usize {
+            1
+        }
+        fn lift<A: Real>(&self, row: &[A], _weight: A, mut state: PlanesMut<'_, A>) {
+            state.plane(0).copy_from_slice(row);
+        }
+        fn combine<A: Real>(&self, mut older: PlanesMut<'_, A>, newer: Planes<'_, A>) {
+            older.plane(0).copy_from_slice(newer.plane(0));
+        }
+        fn finish<A: Real>(&self, state: Planes<'_, A>, _rows: A, out: &mut [A]) {
+            out.copy_from_slice(state.plane(0));
+        }
+    }
+    let good = NamedReducer::new("planed", 1, &[]).unwrap();
+    for reducer in Reducer::ALL.iter().map(Reducer::name).chain(["Mean", "average", "lse", "custom"]) {
+        let refusals = [
+            Reducer::named(reducer, 1, &[]).unwrap_err(),
+            Registry::new().reducer(Called(reducer)).check().unwrap_err(),
+            // Also where another one is looked for: nothing would ever find this one.
+            Registry::new().reducer(Planed(1)).reducer(Called(reducer)).find_reducer(&good).unwrap_err(),
+            Laws::new(1).check(&Called(reducer)).unwrap_err(),
+        ];
+        for refusal in refusals {
+            assert_eq!(refusal.code(), ErrorCode::DuplicateName);
+            assert!(refusal.to_string().contains(&format!("such as `my_{reducer}`")), "{refusal}");
+        }
+    }
+    let spaced = Registry::new().reducer(Called("geometric mean")).check().unwrap_err();
+    assert_eq!(
+        spaced.to_string(),
+        "`geometric mean` is no name for a reducer; a name is a letter, then letters, digits, `_` and `-`, 40 at most [spec-invalid]"
+    );
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use super::OnEmpty;
 use super::expression::{Expression, Scope, Variable, shown_number};
+use crate::custom::BrokenLaws;
 use crate::error::{Error, ErrorCode, Result};
 use crate::numerics::elementary::Elementary;
 use crate::numerics::{MAX_STATE, count_to_f64, narrow_to_f32};
@@ -58,6 +59,8 @@ pub struct ComponentText<'a> {
 const RESERVED: [&str; 15] = ["x", "w", "a", "b", "abs", "sqrt", "exp", "log", "max", "min", "inf", "nan", "from", "by", "else"];
 /// The longest name.
 const LONGEST_NAME: usize = 40;
+/// What to do about a broken law.
+const MEND: &str = "results would depend on how rows fall into blocks; mend `combine` or the identity";
 /// The longest text.
 const LONGEST_TEXT: usize = 8192;
 
@@ -65,7 +68,8 @@ impl CustomReducer {
     /// A reducer of these components.
     ///
     /// # Errors
-    /// `spec-invalid`, with the place in the expression.
+    /// `spec-invalid`, with the place in the expression; `duplicate-name` for the name of a built-in one, or what that is called elsewhere (`sum`,
+    /// `average`).
     ///
     /// ```
     /// use levelfold::reducer::{ComponentText, CustomReducer};
@@ -88,6 +92,7 @@ impl CustomReducer {
         if !is_name(name) {
             return wrong(format!("`{name}` is no name for a reducer"), "a name is a letter, then letters, digits and `_`, 40 at most");
         }
+        super::not_built_in(name)?;
         if components.is_empty() || components.len() > MAX_STATE {
             let count = components.len();
             return wrong(format!("the state of `{name}` has {count} components"), &format!("a state has from 1 to {MAX_STATE}"));
@@ -208,15 +213,16 @@ impl CustomReducer {
         })
     }
 
-    /// Tries the laws on rows drawn from a seed: four neighbours give one result however they are bracketed, in f64 and in f32, which blocks are computed in,
+    /// Tries the laws on rows drawn from a seed, and tells of each that does not hold: four neighbours give one result however they are bracketed, in f64 and in f32, which blocks are computed in,
     /// and the identity changes nothing. It cannot prove them.
     ///
     /// Results a and b may be apart by 1e-9 · (1 + max(|a|, |b|)), in f32 by 1e-4 · the same.
     ///
     /// # Errors
-    /// `reducer-law`, with the rows and what came out.
+    /// `reducer-law`, with the rows and what came out; several broken laws are its [causes](Error::causes).
     pub fn check_laws(&self, seed: u64) -> Result<()> {
         let mut draw = Draw(seed ^ 0x9e37_79b9_7f4a_7c15);
+        let mut broken = BrokenLaws::of(&self.name);
         for round in 0..256 {
             let scale = [1.0, 1.0, 8.0, 0.125][round % 4];
             // Distinct magnitudes and signs, a zero and a repeat now and then; numbers of f32, so that both types get the same.
@@ -228,11 +234,11 @@ impl CustomReducer {
                 x[1] = x[0];
             }
             let w: [f64; 4] = std::array::from_fn(|_| if self.takes_weights() { narrow_to_f32(0.25 + draw.next()).into() } else { 1.0 });
-            self.try_brackets::<f64>(x, w, 1e-9, seed)?;
-            self.try_brackets::<f32>(x, w, 1e-4, seed)?;
-            self.try_identity(x, w, seed)?;
+            self.try_brackets::<f64>(x, w, 1e-9, seed, &mut broken);
+            self.try_brackets::<f32>(x, w, 1e-4, seed, &mut broken);
+            self.try_identity(x, w, seed, &mut broken);
         }
-        Ok(())
+        broken.told(MEND)
     }
 
     /// The same with a NaN, an infinity or a zero of either sign among the rows: results have to be NaN together, the same infinity together, or close.
@@ -242,6 +248,7 @@ impl CustomReducer {
     /// `reducer-law`, with the rows and what came out.
     pub fn check_special_rows(&self, seed: u64) -> Result<()> {
         let mut draw = Draw(seed ^ 0x9e37_79b9_7f4a_7c15);
+        let mut broken = BrokenLaws::of(&self.name);
         let special = [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, 0.0, -0.0];
         // Each of them in each place, and each two of them.
         for case in 0..special.len() * special.len() * 12 {
@@ -251,13 +258,13 @@ impl CustomReducer {
             let (one, other) = (places % 4, (places % 4 + 1 + places / 4) % 4);
             x[one] = special[first];
             x[other] = special[second];
-            self.try_brackets::<f64>(x, [1.0; 4], 1e-9, seed)?;
+            self.try_brackets::<f64>(x, [1.0; 4], 1e-9, seed, &mut broken);
         }
-        Ok(())
+        broken.told(MEND)
     }
 
     /// Four neighbours, bracketed in every way.
-    fn try_brackets<A: Elementary>(&self, x: [f64; 4], w: [f64; 4], tolerance: f64, seed: u64) -> Result<()> {
+    fn try_brackets<A: Elementary>(&self, x: [f64; 4], w: [f64; 4], tolerance: f64, seed: u64, broken: &mut BrokenLaws<'_>) {
         let [a, b, c, d]: [Vec<A>; 4] = std::array::from_fn(|row| self.lifted(A::of_f64(x[row]), A::of_f64(w[row])));
         let both = |older: &[A], newer: &[A]| self.combined(older, newer);
         let finished = |state: &[A]| self.finished(state).as_f64();
@@ -270,38 +277,35 @@ impl CustomReducer {
         ] {
             let other = finished(&other);
             if !close(left, other, tolerance) {
-                return Err(self.broken(format!(
-                    "for the rows {x:?} (a, b, c, d; weights {w:?}; seed {seed}; {}) ((a b) c) d gives {left} and {bracketed} gives {other}: combine is not associative",
-                    A::DTYPE
-                )));
+                broken.add("brackets", || {
+                    format!(
+                        "for the rows {x:?} (a, b, c, d; weights {w:?}; seed {seed}; {}) ((a b) c) d gives {left} and {bracketed} gives {other}: combine is not associative",
+                        A::DTYPE
+                    )
+                });
             }
         }
-        Ok(())
     }
 
     /// The identity before and behind two rows.
-    fn try_identity(&self, x: [f64; 4], w: [f64; 4], seed: u64) -> Result<()> {
+    fn try_identity(&self, x: [f64; 4], w: [f64; 4], seed: u64, broken: &mut BrokenLaws<'_>) {
         let identity: Option<Vec<f64>> = self.components.iter().map(|component| component.identity).collect();
-        let Some(identity) = identity else { return Ok(()) };
+        let Some(identity) = identity else { return };
         let (a, b) = (self.lifted(x[0], w[0]), self.lifted(x[1], w[1]));
         let both = |older: &[f64], newer: &[f64]| self.combined(older, newer);
         let alone = self.finished(&both(&a, &b));
         for (side, other) in [("before", both(&both(&identity, &a), &b)), ("behind", both(&both(&a, &b), &identity))] {
             let other = self.finished(&other);
             if !close(alone, other, 1e-9) {
-                return Err(self.broken(format!(
-                    "the rows {:?} (weights {:?}; seed {seed}) give {alone}, and with the identity {side} them {other}: the identity is none",
-                    &x[..2],
-                    &w[..2]
-                )));
+                broken.add("identity", || {
+                    format!(
+                        "the rows {:?} (weights {:?}; seed {seed}) give {alone}, and with the identity {side} them {other}: the identity is none",
+                        &x[..2],
+                        &w[..2]
+                    )
+                });
             }
         }
-        Ok(())
-    }
-
-    fn broken(&self, message: String) -> Error {
-        Error::new(ErrorCode::ReducerLaw, format!("the reducer `{}`: {message}", self.name))
-            .help("results would depend on how rows fall into blocks; mend `combine` or the identity")
     }
 
     fn written(&self) -> String {

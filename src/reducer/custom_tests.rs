@@ -1,5 +1,5 @@
 use super::{ComponentText, CustomReducer, Reducer};
-use crate::error::ErrorCode;
+use crate::error::{Error, ErrorCode};
 use crate::reducer::{Instruction, OnEmpty};
 
 const RMS: &str = "custom(rms: s from x * x by a.s + b.s else 0; n from 1 by a.n + b.n else 0; sqrt(s / n))";
@@ -81,7 +81,7 @@ fn every_mistake_says_where_and_what_to_do() {
         whole("custom(2t: s from x by a.s; s)"), whole("custom(t: s from x by a.s else 0; r from x by a.r; s)"),
         whole("custom(t: s from x by a.s else zero; s)"), whole("custom(t: p from x by a.p; q from x by a.q; r from x by a.r; s from x by a.s; t from x by a.t; s)"),
     ].join("\n"), @r"
-    unknown reducer `custom`; known: sum, mean, max, min, prod, var, std, logsumexp, softmax, median, quantile, l1, l2, first, last, count, argmax, argmin [unknown-word]
+    unknown reducer `custom`; known: sum, mean, max, min, prod, var, std, logsumexp, softmax, median, quantile, l1, l2, first, last, count, argmax, argmin; one of your own is `custom(NAME: …)` [unknown-word]
     a custom reducer lacks its name, and `:` behind it; write for instance `custom(rms: s from x * x by a.s + b.s else 0; n from 1 by a.n + b.n else 0; sqrt(s / n))` [spec-invalid]
     `t` has no components; write for instance `custom(rms: s from x * x by a.s + b.s else 0; n from 1 by a.n + b.n else 0; sqrt(s / n))` [spec-invalid]
     `s by x` is not `NAME from LIFT by COMBINE`, with `else IDENTITY` where there is one; write for instance `custom(rms: s from x * x by a.s + b.s else 0; n from 1 by a.n + b.n else 0; sqrt(s / n))` [spec-invalid]
@@ -129,9 +129,9 @@ fn laws_that_do_not_hold_are_found() {
     let check = |text: &str| custom(text).check_laws(7);
     for text in [
         RMS,
-        "custom(lse: m from x by max(a.m, b.m) else -1e300; s from 1 by a.s * exp(a.m - max(a.m, b.m)) + b.s * exp(b.m - max(a.m, b.m)) else 0; m + log(s))",
-        "custom(var: n from w by a.n + b.n; m from x by a.m + (b.m - a.m) * (b.n / (a.n + b.n)); q from 0 by a.q + b.q + (b.m - a.m) * (b.m - a.m) * (a.n * (b.n / (a.n + b.n))); q / n)",
-        "custom(last: s from x by b.s; s)",
+        "custom(own_lse: m from x by max(a.m, b.m) else -1e300; s from 1 by a.s * exp(a.m - max(a.m, b.m)) + b.s * exp(b.m - max(a.m, b.m)) else 0; m + log(s))",
+        "custom(own_var: n from w by a.n + b.n; m from x by a.m + (b.m - a.m) * (b.n / (a.n + b.n)); q from 0 by a.q + b.q + (b.m - a.m) * (b.m - a.m) * (a.n * (b.n / (a.n + b.n))); q / n)",
+        "custom(own_last: s from x by b.s; s)",
     ] {
         check(text).unwrap();
     }
@@ -152,20 +152,30 @@ fn laws_that_do_not_hold_are_found() {
 }
 
 #[test]
+fn every_broken_law_is_told() {
+    let error = custom("custom(t: s from x by (a.s + b.s) / 2 else 1; s)").check_laws(7).unwrap_err();
+    assert!(error.to_string().starts_with(
+        "the reducer `t` breaks 2 laws; results would depend on how rows fall into blocks; mend `combine` or the identity [reducer-law]"
+    ));
+    let causes: Vec<&str> = error.causes().iter().map(Error::message).collect();
+    assert_eq!(causes.len(), 2, "{error}");
+    assert!(causes[0].contains("combine is not associative") && causes[1].contains("the identity is none"), "{error}");
+}
+
+#[test]
 fn special_rows_that_depend_on_brackets_are_found() {
     let check = |text: &str| custom(text).check_special_rows(7);
     for text in [
         RMS,
         "custom(t: s from x by max(a.s, b.s) else -inf; s)",
-        "custom(last: s from x by b.s; s)",
+        "custom(own_last: s from x by b.s; s)",
         // Of rows that are all −∞ the largest is shifted by 0.
-        "custom(lse: m from x by max(a.m, b.m); s from 1 by a.s * exp(a.m - max(max(a.m, b.m), -1e300)) + b.s * exp(b.m - max(max(a.m, b.m), -1e300)); m + log(s))",
+        "custom(own_lse: m from x by max(a.m, b.m); s from 1 by a.s * exp(a.m - max(max(a.m, b.m), -1e300)) + b.s * exp(b.m - max(max(a.m, b.m), -1e300)); m + log(s))",
     ] {
         check(text).unwrap();
     }
     // e^(−∞ − −∞) is a NaN where two such rows meet, and none where they meet a number first.
-    let shifted =
-        "custom(lse: m from x by max(a.m, b.m); s from 1 by a.s * exp(a.m - max(a.m, b.m)) + b.s * exp(b.m - max(a.m, b.m)); m + log(s))";
+    let shifted = "custom(own_lse: m from x by max(a.m, b.m); s from 1 by a.s * exp(a.m - max(a.m, b.m)) + b.s * exp(b.m - max(a.m, b.m)); m + log(s))";
     custom(shifted).check_laws(7).unwrap();
     let error = check(shifted).unwrap_err();
     assert_eq!(error.code(), ErrorCode::ReducerLaw);

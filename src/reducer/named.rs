@@ -27,7 +27,8 @@ impl NamedReducer {
     /// A reducer of this name and version, with these numbers.
     ///
     /// # Errors
-    /// `spec-invalid` for a name that is none, for more than 16 arguments, and for one that is not finite.
+    /// `spec-invalid` for a name that is none, for more than 16 arguments, and for one that is not finite; `duplicate-name` for the name of a built-in
+    /// reducer, or what that is called elsewhere (`sum`, `average`).
     pub fn new(name: &str, version: u32, arguments: &[f64]) -> Result<Self> {
         let wrong = |message: String, help: &str| Err(Error::new(ErrorCode::SpecInvalid, message).help(help));
         let is_part = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
@@ -35,6 +36,7 @@ impl NamedReducer {
             let help = format!("a name is a letter, then letters, digits, `_` and `-`, {LONGEST_NAME} at most");
             return wrong(format!("`{name}` is no name for a reducer"), &help);
         }
+        super::not_built_in(name)?;
         if arguments.len() > MOST_ARGUMENTS {
             let message = format!("the reducer `{name}` is given {} arguments", arguments.len());
             return wrong(message, &format!("{MOST_ARGUMENTS} are the most"));

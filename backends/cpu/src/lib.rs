@@ -150,8 +150,10 @@ impl CpuBuilder {
     /// The backend.
     ///
     /// # Errors
-    /// `option` for zero threads; `backend-unavailable` where threads cannot be started, or the machine lacks the instruction set.
+    /// `option` for zero threads; `backend-unavailable` where threads cannot be started, or the machine lacks the instruction set; what
+    /// [`Registry::check`] says of the registry.
     pub fn build(self) -> Result<CpuBackend> {
+        self.registry.check()?;
         let isa = self.isa.unwrap_or_else(Isa::widest);
         if !isa.is_available() {
             return Err(Error::new(ErrorCode::BackendUnavailable, format!("this machine has no {isa}"))

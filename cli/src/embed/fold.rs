@@ -93,7 +93,9 @@ impl Folder<'_> {
         }
         self.engine.keep_at_most(self.request.memory_limit - needed);
         let names = self.names();
-        let params = Params::open(self.params, prepared.plan(), |name| name == names[1])?;
+        let params = Params::open(self.params, prepared.plan(), "give the file that holds it with --params FILE.safetensors", |name| {
+            name == names[1]
+        })?;
         let ids = match &cut.ids {
             Ids::Text => TensorView::from_column(text.as_bytes()),
             Ids::U8(ids) => TensorView::from_column(ids),

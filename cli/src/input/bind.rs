@@ -1,4 +1,4 @@
-//! `--bind NAME[:FORM]=FILE[:TENSOR]`.
+//! `--bind NAME[:FORM]=FILE[:TENSOR]`. A `:`, `=` or `\` that belongs to a name has a `\` in front of it.
 
 use crate::input::FileArray;
 use levelfold::error::suggestion;
@@ -11,7 +11,8 @@ pub(crate) const BIND_HELP: &str = "\
 Binds a file to a name of the spec: values, ids, tables, weights, or the segments of a level. \
 FILE is an .npy file, or a .safetensors file, of which TENSOR is taken (the only one, or the one called NAME, without it). \
 Segments are n + 1 offsets, unless FORM says otherwise: offsets, partial-offsets (rows after the last may be left out), lengths, \
-ranges (an [n, 2] array), ids:COUNT (one segment id per row), boundaries (interior cuts)";
+ranges (an [n, 2] array), ids:COUNT (one segment id per row), boundaries (interior cuts). \
+A colon, an equals sign or a backslash that belongs to NAME has a backslash in front of it";
 
 /// One `--bind`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,18 +69,27 @@ impl Bind {
     pub(crate) fn open(&self) -> Result<FileArray, Error> {
         FileArray::open(&self.path, self.tensor.as_deref(), &self.name).map_err(|error| error.at_level(&*self.name))
     }
+
+    /// Opens the file as a parameter of this shape.
+    ///
+    /// # Errors
+    /// As [`FileArray::open_param`].
+    pub(crate) fn open_param(&self, wanted: [u64; 2]) -> Result<FileArray, Error> {
+        FileArray::open_param(&self.path, self.tensor.as_deref(), &self.name, wanted).map_err(|error| error.at_level(&*self.name))
+    }
 }
 
 impl FromStr for Bind {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self, Error> {
-        let Some((target, file)) = text.split_once('=') else {
+        let (name, rest) = split_name(text);
+        let Some((form, file)) = rest.split_once('=') else {
             return Err(Error::new(ErrorCode::Option, format!("`{text}` has no `=`")).help("write NAME=FILE, for instance word=word.npy"));
         };
-        let (name, form) = match target.split_once(':') {
-            None => (target, None),
-            Some((name, form)) => (name, Some(parse_form(form)?)),
+        let form = match form.strip_prefix(':') {
+            None => None,
+            Some(form) => Some(parse_form(form)?),
         };
         if name.is_empty() || file.is_empty() {
             return Err(Error::new(ErrorCode::Option, format!("`{text}` lacks a name or a file")).help("write NAME=FILE"));
@@ -89,8 +99,23 @@ impl FromStr for Bind {
             Some(at) => (&file[..at + EXTENSION.len() - 1], Some(file[at + EXTENSION.len()..].to_owned())),
             None => (file, None),
         };
-        Ok(Bind { name: name.to_owned(), form, path: path.into(), tensor })
+        Ok(Bind { name, form, path: path.into(), tensor })
     }
+}
+
+/// The name that stands in front, and what follows it from the first `:` or `=` on that has no `\` before it.
+fn split_name(text: &str) -> (String, &str) {
+    let mut name = String::new();
+    let mut signs = text.char_indices().peekable();
+    while let Some((at, sign)) = signs.next() {
+        match sign {
+            ':' | '=' => return (name, &text[at..]),
+            // Before anything else, a backslash is one.
+            '\\' => name.push(signs.next_if(|(_, next)| matches!(next, ':' | '=' | '\\')).map_or(sign, |(_, next)| next)),
+            sign => name.push(sign),
+        }
+    }
+    (name, "")
 }
 
 fn parse_form(text: &str) -> Result<SegmentForm, Error> {
@@ -112,7 +137,8 @@ fn parse_form(text: &str) -> Result<SegmentForm, Error> {
             .help("write NAME:ids:COUNT=FILE; trailing empty segments would be lost otherwise")),
         (word, _) => {
             let known = ["offsets", "partial-offsets", "lengths", "ranges", "ids", "boundaries"];
-            Err(Error::new(ErrorCode::UnknownWord, format!("unknown form of segments `{text}`")).help(suggestion(word, &known)))
+            let help = format!("{} (a colon that belongs to the name is written `\\:`)", suggestion(word, &known));
+            Err(Error::new(ErrorCode::UnknownWord, format!("unknown form of segments `{text}`")).help(help))
         }
     }
 }
@@ -130,9 +156,21 @@ mod tests {
         assert_eq!(parse("word:ids:7=a/b.npy"), Bind { form: Some(SegmentForm::Ids { count: 7 }), ..plain.clone() });
         let tensor = Bind { path: "x=y.safetensors".into(), tensor: Some("a:b".into()), ..plain };
         assert_eq!(parse("word=x=y.safetensors:a:b"), tensor);
+        for (text, name, form) in [
+            (r"a\:b=f.npy", "a:b", None),
+            (r"a\:b:lengths=f.npy", "a:b", Some(SegmentForm::Lengths)),
+            (r"a\=b\\=f.npy", r"a=b\", None),
+            (r"a\b\é=f.npy", r"a\b\é", None),
+            (r"\:=f.npy", ":", None),
+        ] {
+            assert_eq!(parse(text), Bind { name: name.into(), form, path: "f.npy".into(), tensor: None }, "{text}");
+        }
         for (text, wanted) in [
             ("word", "`word` has no `=`; write NAME=FILE, for instance word=word.npy [option]"),
-            ("word:lenghts=a", "unknown form of segments `lenghts`; did you mean `lengths`? [unknown-word]"),
+            (
+                "word:lenghts=a",
+                "unknown form of segments `lenghts`; did you mean `lengths`? (a colon that belongs to the name is written `\\:`) [unknown-word]",
+            ),
             ("=a", "`=a` lacks a name or a file; write NAME=FILE [option]"),
         ] {
             assert_eq!(text.parse::<Bind>().unwrap_err().to_string(), wanted);

@@ -68,6 +68,42 @@ fn specs_that_cannot_be_folded_are_refused() {
 }
 
 #[test]
+fn what_is_too_long_for_a_spec_or_a_plan_is_not_read() {
+    let folder = Folder::new();
+    let long = folder.at("long.json");
+    // All of it a hole: it takes no room.
+    std::fs::File::create(&long).unwrap().set_len((256 << 20) + 1).unwrap();
+    let told = "it is longer than 268435456 bytes, the most that a spec or a plan may have; keep long segments in files of their own";
+    for command in [
+        &["check", &long][..],
+        &["explain", &long],
+        &["run", &long],
+        &["diff", &long, &long],
+        &["run", &example("text.json"), "--plan", &long],
+    ] {
+        assert_contains(&run(command).error(), told);
+    }
+}
+
+#[test]
+fn names_with_colons_are_bound_by_an_escape() {
+    let folder = Folder::new();
+    let spec = folder.write(
+        "spec.json",
+        r#"{"leaves": {"name": "a:b", "dtype": "f32", "features": 1}, "levels": [{"name": "w=x", "segments": "w=x", "reduce": "sum"}]}"#,
+    );
+    let values = folder.write("values.npy", npy("<f4", false, "(3,)", &f32s([1.0, 2.0, 3.0])));
+    let lengths = folder.write("lengths.npy", npy("|u1", false, "(2,)", &[1, 2]));
+    let bound = run(&["check", &spec, "--bind", &format!(r"a\:b={values}"), "--bind", &format!(r"w\=x:lengths={lengths}")]);
+    assert_contains(&bound.ok(), "the spec is in order");
+    let told = run(&["check", &spec, "--bind", &format!("a:b={values}")]).usage();
+    assert_contains(
+        &told,
+        r"unknown form of segments `b`; known: offsets, partial-offsets, lengths, ranges, ids, boundaries (a colon that belongs to the name is written `\:`)",
+    );
+}
+
+#[test]
 fn plans_are_verified_and_replayed() {
     let folder = Folder::new();
     let json = run(&["explain", &example("text.json"), "--format", "json"]).ok();
@@ -123,7 +159,7 @@ fn custom_reducers_are_tried_and_explained() {
     );
     let spec = std::fs::read_to_string(example("custom.json")).unwrap();
     let changed = |from: &str, to: &str| run(&["check", &folder.write("c.json", spec.replacen(from, to, 1))]).error();
-    assert_contains(&changed("a.s + b.s", "a.s - b.s"), "beat: the reducer `rms`: for the rows");
+    assert_contains(&changed("a.s + b.s", "a.s - b.s"), "beat: the reducer `rms` breaks 2 laws");
     assert_contains(&changed("a.s + b.s", "a.s - b.s"), "combine is not associative");
     assert_contains(
         &changed("a.s + b.s", "a.s + b.t"),
@@ -134,6 +170,56 @@ fn custom_reducers_are_tried_and_explained() {
     let plan = folder.write("plan.json", &plan);
     assert_contains(&run(&["check", &plan, "--spec", &example("custom.json")]).ok(), "the plan computes what the spec asks for");
     assert_contains(&run(&["explain", &example("custom.json"), "--target", "cuda"]).ok(), "custom(rms");
+}
+
+#[test]
+fn every_broken_law_of_every_reducer_is_reported() {
+    let folder = Folder::new();
+    let spec = folder.write(
+        "broken.json",
+        r#"{"leaves": {"name": "x", "dtype": "f32", "features": 1}, "levels": [
+            {"name": "y", "segments": {"lengths": [2, 1]}, "reduce": ["custom(halves: s from x by (a.s + b.s) / 2 else 1; s)", "sum"]},
+            {"name": "z", "segments": {"lengths": [2]}, "reduce": ["custom(apart: s from x by a.s - b.s; s)", "custom(shifted: s from x by a.s + b.s else 1; s)"]}]}"#,
+    );
+    let error = run(&["check", &spec]).error();
+    for part in [
+        "3 reducers break laws [reducer-law]",
+        "  - y: the reducer `halves` breaks 2 laws; results would depend on how rows fall into blocks",
+        "the reducer `halves`: for the rows",
+        "the reducer `halves`: the rows",
+        "  - z: the reducer `apart`: for the rows",
+        "  - z: the reducer `shifted`: the rows",
+    ] {
+        assert_contains(&error, part);
+    }
+}
+
+#[test]
+fn reducers_of_ones_own_have_names_of_their_own() {
+    let folder = Folder::new();
+    let told = |reduce: &str| {
+        let spec = format!(
+            r#"{{"leaves": {{"name": "x", "dtype": "f32", "features": 1}}, "levels": [{{"name": "y", "segments": {{"lengths": [2]}}, "reduce": {reduce}}}]}}"#
+        );
+        run(&["check", &folder.write("c.json", spec)]).error()
+    };
+    let state = r#""state": [{"name": "s", "lift": "x", "combine": "a.s + b.s"}], "finish": "s""#;
+    for name in ["sum", "Sum", "quantile"] {
+        let taken = format!("y: levels[0].reduce: a reducer of your own cannot be named `{name}`: that is");
+        let help = format!("; give it a name of its own, such as `my_{name}` [duplicate-name]");
+        for reduce in [
+            format!(r#"{{"custom": {{"name": "{name}", {state}}}}}"#),
+            format!(r#"{{"custom": {{"name": "{name}", "version": 1}}}}"#),
+            format!(r#""custom({name}: s from x by a.s + b.s; s)""#),
+            format!(r#""custom({name} version=2)""#),
+        ] {
+            let told = told(&reduce);
+            assert_contains(&told, &taken);
+            assert_contains(&told, &help);
+        }
+    }
+    assert_contains(&told(&format!(r#"{{"custom": {{"name": "average", {state}}}}}"#)), "that is the built-in `mean`");
+    assert_contains(&told(r#""average""#), "unknown reducer `average`; it is `mean` here");
 }
 
 #[test]
@@ -159,9 +245,9 @@ fn what_special_rows_do_to_a_custom_reducer_is_a_warning() {
     let spec = folder.write(
         "c.json",
         r#"{"leaves": {"name": "x", "dtype": "f32", "features": 1}, "levels": [{"name": "y", "segments": {"lengths": [2]},
-            "reduce": "custom(lse: m from x by max(a.m, b.m); s from 1 by a.s * exp(a.m - max(a.m, b.m)) + b.s * exp(b.m - max(a.m, b.m)); m + log(s))"}]}"#,
+            "reduce": "custom(own_lse: m from x by max(a.m, b.m); s from 1 by a.s * exp(a.m - max(a.m, b.m)) + b.s * exp(b.m - max(a.m, b.m)); m + log(s))"}]}"#,
     );
     let checked = run(&["check", &spec]).code(0);
-    assert_contains(&checked.stderr, "warning: y: the reducer `lse`: for the rows [");
+    assert_contains(&checked.stderr, "warning: y: the reducer `own_lse`: for the rows [");
     assert_contains(&checked.stderr, "inf");
 }

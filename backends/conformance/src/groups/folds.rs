@@ -15,12 +15,12 @@ fn fill_for(reducer: Reducer) -> Fill {
     if reducer == Reducer::Prod { Fill::Factors } else { Fill::Plain }
 }
 
-/// Around blocks of 32 rows, and around 2, 4, …, 128 blocks.
+/// Around blocks of 32 rows, and around 2, 4, …, 128 blocks; and seven, which leave three groups of 4, 2 and 1 to be put together in the end.
 pub(super) fn lengths() -> Vec<Case> {
     let mut cases = Vec::new();
     for dtype in FLOATS {
         for reducer in Reducer::PLAIN {
-            let around = [31, 32, 33, 1, 63, 64, 65, 2, 95, 96, 97, 127, 128, 129, 3, 1023, 1024, 1025, 4097];
+            let around = [31, 32, 33, 1, 63, 64, 65, 2, 95, 96, 97, 127, 128, 129, 3, 221, 1023, 1024, 1025, 4097];
             let hierarchy = one(dtype, 3, partition(&around), reducer.clone());
             cases.push(Case::of(format!("lengths/{dtype}/{reducer}"), hierarchy).values(fill_for(reducer)));
         }

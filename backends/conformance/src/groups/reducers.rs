@@ -63,8 +63,11 @@ pub(super) fn of(reducer: Reducer) -> Vec<Case> {
     let mut cases = Vec::new();
     for dtype in FLOATS {
         let name = |what: &str| format!("reducers/{}/{dtype}/{what}", label(&reducer));
-        let around = lengths(&[31, 32, 33, 1, 0, 63, 64, 65, 2, 95, 96, 97, 127, 128, 129, 3, 1023, 1024, 1025]);
-        cases.push(Case::of(name("lengths"), one(dtype, 3, around, reducer.clone())));
+        // Around blocks and powers of two of them; and seven, which leave groups of 4, 2 and 1 to be put together in the end.
+        let around = lengths(&[31, 32, 33, 1, 0, 63, 64, 65, 2, 95, 96, 97, 127, 128, 129, 3, 221, 1023, 1024, 1025]);
+        cases.push(Case::of(name("lengths"), one(dtype, 3, around.clone(), reducer.clone())));
+        // Rows of one size, of which no exponential is lost beside another.
+        cases.push(Case::of(name("alike"), one(dtype, 6, around, reducer.clone())).values(Fill::Factors));
         for (fill_name, fill) in [
             ("ties", Fill::Integers),
             ("specials", Fill::Specials),
