@@ -28,27 +28,54 @@ fn other_type(dtype: DType) -> DType {
     }
 }
 
-type Build = fn(&mut GraphBuilder, DType, u64, TableId) -> Result<RowOp<Value>>;
+/// Of `[rows, features]`.
+type Build = fn(&mut GraphBuilder, DType, [u64; 2], TableId) -> Result<RowOp<Value>>;
 
 const OPS: [(&str, Build); 9] = [
     ("scale", |_, _, _, _| Ok(RowOp::Scale(Number(-0.3)))),
-    ("layer-norm", |graph, dtype, features, _| {
+    ("layer-norm", |graph, dtype, [_, features], _| {
         let (weight, bias) = (row(graph, "weight", dtype, features)?, row(graph, "bias", dtype, features)?);
         Ok(RowOp::LayerNorm { weight, bias: Some(bias), eps: Number(1e-5) })
     }),
-    ("layer-norm-without-bias", |graph, dtype, features, _| {
+    ("layer-norm-without-bias", |graph, dtype, [_, features], _| {
         Ok(RowOp::LayerNorm { weight: row(graph, "weight", other_type(dtype), features)?, bias: None, eps: Number(1e-3) })
     }),
-    ("rms-norm", |graph, dtype, features, _| Ok(RowOp::RmsNorm { weight: row(graph, "weight", dtype, features)?, eps: Number(1e-6) })),
-    ("add", |graph, dtype, features, _| Ok(RowOp::Add(graph.input("other", dtype, ROWS, features)?))),
+    ("rms-norm", |graph, dtype, [_, features], _| Ok(RowOp::RmsNorm { weight: row(graph, "weight", dtype, features)?, eps: Number(1e-6) })),
+    ("add", |graph, dtype, [rows, features], _| Ok(RowOp::Add(graph.input("other", dtype, rows, features)?))),
     ("sinusoid", |_, _, _, table| Ok(RowOp::Sinusoid { table, base: Number(10_000.0) })),
-    ("learned", |graph, dtype, features, table| Ok(RowOp::Learned { positions: graph.param("positions", dtype, 40, features)?, table })),
-    ("rotate", |_, _, features, table| {
+    ("learned", |graph, dtype, [_, features], table| {
+        Ok(RowOp::Learned { positions: graph.param("positions", dtype, 140, features)?, table })
+    }),
+    ("rotate", |_, _, [_, features], table| {
         let width = features & !1;
         Ok(RowOp::Rotate { table, base: Number(10_000.0), columns: width, width: width.max(2) })
     }),
-    ("rotate-heads", |_, _, features, table| Ok(RowOp::Rotate { table, base: Number(50.0), columns: features / 4 * 4, width: 4 })),
+    ("rotate-heads", |_, _, [_, features], table| Ok(RowOp::Rotate { table, base: Number(50.0), columns: features / 4 * 4, width: 4 })),
 ];
+
+fn activations() -> [(&'static str, Build); 6] {
+    let build = |activation: Activation| -> (&'static str, Build) {
+        let build: Build = match activation {
+            Activation::Relu => |_, _, _, _| Ok(RowOp::Activate(Activation::Relu)),
+            Activation::Gelu => |_, _, _, _| Ok(RowOp::Activate(Activation::Gelu)),
+            Activation::GeluTanh => |_, _, _, _| Ok(RowOp::Activate(Activation::GeluTanh)),
+            Activation::Silu => |_, _, _, _| Ok(RowOp::Activate(Activation::Silu)),
+            Activation::Tanh => |_, _, _, _| Ok(RowOp::Activate(Activation::Tanh)),
+            Activation::Sigmoid => |_, _, _, _| Ok(RowOp::Activate(Activation::Sigmoid)),
+        };
+        (activation.name(), build)
+    };
+    Activation::ALL.map(build)
+}
+
+fn casts() -> [(&'static str, Build); 4] {
+    [
+        ("cast-f32", |_, _, _, _| Ok(RowOp::Cast(DType::F32))),
+        ("cast-f64", |_, _, _, _| Ok(RowOp::Cast(DType::F64))),
+        ("cast-f16", |_, _, _, _| Ok(RowOp::Cast(DType::F16))),
+        ("cast-bf16", |_, _, _, _| Ok(RowOp::Cast(DType::BF16))),
+    ]
+}
 
 pub(super) fn row_ops() -> Vec<Case> {
     let mut cases = Vec::new();
@@ -74,6 +101,17 @@ pub(super) fn row_ops() -> Vec<Case> {
             cases.push(one(&format!("{name}/{dtype}/specials"), dtype, 6, build).values(Fill::Specials));
             cases.push(one(&format!("{name}/{dtype}/strided"), dtype, 9, build).values(Fill::Factors).arrange_all(Arrangement::Strided));
         }
+        // No row, one by itself, and many: in all, and in a segment.
+        for (what, segments) in [("no-rows", lengths(&[])), ("one-row", lengths(&[1])), ("long", lengths(&[3, 130, 0, 1]))] {
+            for (name, build) in OPS.into_iter().chain(activations()).chain(casts()) {
+                cases.push(over(&format!("{name}/{dtype}/{what}"), dtype, &segments, 6, build).values(Fill::Factors));
+            }
+        }
+        for (name, build) in casts() {
+            for fill in [Fill::Plain, Fill::Specials, Fill::Subnormal, Fill::Huge] {
+                cases.push(one(&format!("{name}/{dtype}/{fill:?}"), dtype, 5, build).values(fill));
+            }
+        }
         for to in FLOATS {
             cases.push(Case::build(format!("row-ops/cast/{dtype}/{to}"), |graph| {
                 let x = graph.input("x", dtype, 30, 7)?;
@@ -90,7 +128,7 @@ pub(super) fn row_ops() -> Vec<Case> {
                 let x = graph.input("x", dtype, ROWS, 8)?;
                 let mut rows = x;
                 for (name, build) in OPS {
-                    let op = build(graph, if name == "learned" || name == "add" { dtype } else { DType::F16 }, 8, table);
+                    let op = build(graph, if name == "learned" || name == "add" { dtype } else { DType::F16 }, [ROWS, 8], table);
                     // Names are shared between some of the operations; their types are not.
                     let Ok(op) = op else { continue };
                     rows = graph.map(rows, &op)?;
@@ -113,10 +151,14 @@ pub(super) fn row_ops() -> Vec<Case> {
 }
 
 fn one(name: &str, dtype: DType, features: u64, build: Build) -> Case {
+    over(name, dtype, &some_segments(), features, build)
+}
+
+fn over(name: &str, dtype: DType, segments: &Segments, features: u64, build: Build) -> Case {
     Case::build(format!("row-ops/{name}"), |graph| {
-        let table = graph.table("t", &some_segments())?;
-        let x = graph.input("x", dtype, ROWS, features)?;
-        let op = build(graph, dtype, features, table)?;
+        let table = graph.table("t", segments)?;
+        let x = graph.input("x", dtype, segments.rows(), features)?;
+        let op = build(graph, dtype, [segments.rows(), features], table)?;
         let y = graph.map(x, &op)?;
         graph.output("y", y)
     })
@@ -176,6 +218,18 @@ pub(super) fn products() -> Vec<Case> {
                 .values(fill)
             };
             cases.extend([case(Fill::Factors), case(Fill::Specials)]);
+        }
+        for causal in [false, true] {
+            cases.push(
+                Case::build(format!("products/convolve/{dtype}/long/{causal}"), |graph| {
+                    let table = graph.table("t", &lengths(&[2, 130, 0, 1]))?;
+                    let x = graph.input("x", dtype, 133, 3)?;
+                    let weight = graph.param("weight", dtype, 3, 7)?;
+                    let y = graph.convolve(x, weight, None, table, causal)?;
+                    graph.output("y", y)
+                })
+                .values(Fill::Factors),
+            );
         }
     }
     cases

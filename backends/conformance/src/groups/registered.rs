@@ -4,7 +4,7 @@ use super::{FLOATS, lengths, reducers};
 use crate::case::Case;
 use crate::registry;
 use crate::tensor::{Arrangement, Fill};
-use levelfold::encoder::Activation;
+use levelfold::encoder::{Activation, RowOp};
 use levelfold::graph::Reduce;
 use levelfold::spec::Encoder;
 use levelfold::{DType, Hierarchy, Leaves, Level, Reducer};
@@ -27,6 +27,19 @@ fn encoders(dtype: DType) -> Vec<Case> {
         let case = |what: &str| Case::of(format!("registered/encoders/{dtype}/{features}/{what}"), hierarchy.clone());
         cases.extend([case("plain"), case("factors").values(Fill::Factors), case("specials").values(Fill::Specials)]);
         cases.extend(Arrangement::INPUTS.map(|arrangement| case(&format!("{arrangement:?}")).arrange_all(arrangement)));
+    }
+    // Each by itself.
+    for (name, version) in [("suite-below-mean", 1), ("suite-softsign", 4)] {
+        for rows in [0, 1, 130] {
+            for fill in [Fill::Factors, Fill::Specials] {
+                let case = Case::build(format!("registered/{name}/{dtype}/{rows}/{fill:?}"), |graph| {
+                    let x = graph.input("x", dtype, rows, 5)?;
+                    let y = graph.map(x, &RowOp::Custom { name: name.into(), version })?;
+                    graph.output("y", y)
+                });
+                cases.push(case.values(fill));
+            }
+        }
     }
     cases
 }
