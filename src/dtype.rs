@@ -106,13 +106,36 @@ impl fmt::Display for DType {
     }
 }
 
+/// What types are called elsewhere, and here.
+const ELSEWHERE: [(&str, DType); 15] = [
+    ("float", DType::F32),
+    ("float32", DType::F32),
+    ("single", DType::F32),
+    ("double", DType::F64),
+    ("float64", DType::F64),
+    ("half", DType::F16),
+    ("float16", DType::F16),
+    ("bfloat16", DType::BF16),
+    ("byte", DType::U8),
+    ("uint8", DType::U8),
+    ("uint16", DType::U16),
+    ("uint32", DType::U32),
+    ("int32", DType::I32),
+    ("int64", DType::I64),
+    ("long", DType::I64),
+];
+
 impl FromStr for DType {
     type Err = Error;
 
     fn from_str(word: &str) -> Result<Self> {
         DType::ALL.into_iter().find(|dtype| dtype.name() == word).ok_or_else(|| {
             let known: Vec<&str> = DType::ALL.iter().map(|dtype| dtype.name()).collect();
-            Error::new(ErrorCode::UnknownWord, format!("unknown dtype `{word}`")).help(suggestion(word, &known))
+            let help = match ELSEWHERE.iter().find(|(name, _)| name.eq_ignore_ascii_case(word)) {
+                Some((_, ours)) => format!("it is `{ours}` here"),
+                None => suggestion(word, &known),
+            };
+            Error::new(ErrorCode::UnknownWord, format!("unknown dtype `{word}`")).help(help)
         })
     }
 }

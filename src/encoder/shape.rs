@@ -100,7 +100,8 @@ impl<S, T: Fn(TableId) -> TableShape> Check<S, T> {
                 self.segments(name, *table)?;
                 let width = (self.seen)(weight).features;
                 if width == 0 {
-                    return Err(Error::new(ErrorCode::Shape, "a convolution has at least one tap"));
+                    return Err(Error::new(ErrorCode::Shape, "the width of a convolution is 0")
+                        .help("use the number of rows that it sees, 1 or more"));
                 }
                 self.param(name, "weight", weight, [rows.features, width], rows.dtype)?;
                 self.optional(name, bias.as_ref(), [1, rows.features], rows.dtype)?;
@@ -126,16 +127,16 @@ impl<S, T: Fn(TableId) -> TableShape> Check<S, T> {
                     .help("what is added must have as many features as what it is added to"))
             }
             RowOp::LayerNorm { weight, bias, eps } => {
-                positive(name, *eps)?;
+                positive(name, "eps", *eps)?;
                 self.param(name, "weight", weight, [1, row.features], row.dtype)?;
                 self.optional(name, bias.as_ref(), [1, row.features], row.dtype)
             }
             RowOp::RmsNorm { weight, eps } => {
-                positive(name, *eps)?;
+                positive(name, "eps", *eps)?;
                 self.param(name, "weight", weight, [1, row.features], row.dtype)
             }
             RowOp::Sinusoid { table, base } => {
-                positive(name, *base)?;
+                positive(name, "base", *base)?;
                 self.segments(name, *table)
             }
             RowOp::Learned { positions, table } => {
@@ -151,7 +152,7 @@ impl<S, T: Fn(TableId) -> TableShape> Check<S, T> {
                 self.param(name, "positions", positions, [there, row.features], row.dtype)
             }
             RowOp::Rotate { table, base, columns, width } => {
-                positive(name, *base)?;
+                positive(name, "base", *base)?;
                 self.segments(name, *table)?;
                 if *width == 0 || !width.is_multiple_of(2) || !columns.is_multiple_of(*width) || *columns > row.features {
                     return Err(Error::new(
@@ -218,9 +219,9 @@ fn finite(op: &str, number: Number) -> Result<()> {
     Err(Error::new(ErrorCode::Option, format!("the constant of {op} is {number}")).help("use a finite number"))
 }
 
-fn positive(op: &str, number: Number) -> Result<()> {
+fn positive(op: &str, what: &str, number: Number) -> Result<()> {
     if number.0.is_finite() && number.0 > 0.0 {
         return Ok(());
     }
-    Err(Error::new(ErrorCode::Option, format!("the constant of {op} is {number}")).help("use a number above 0"))
+    Err(Error::new(ErrorCode::Option, format!("the `{what}` of {op} is {number}")).help("use a number above 0"))
 }

@@ -134,7 +134,9 @@ impl GraphBuilder {
             return Err(Error::new(ErrorCode::UnknownName, "an input needs a name"));
         }
         if self.bound.contains_key(name) {
-            return Err(Error::new(ErrorCode::DuplicateName, format!("two inputs are named `{name}`")).at_level(name));
+            return Err(Error::new(ErrorCode::DuplicateName, format!("two inputs are named `{name}`"))
+                .at_level(name)
+                .help("give each a name of its own; only encoders share parameters"));
         }
         let ValueType::Rows { rows, features, dtype } = ty else {
             return Err(Error::new(ErrorCode::Internal, "inputs are rows").at_level(name));

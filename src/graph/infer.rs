@@ -186,9 +186,8 @@ fn check_reduction(graph: &LevelGraph, table: TableId, dtype: DType, reduction: 
         return Err(Error::new(ErrorCode::Weights, format!("{reducer} has no weighted form")).help(help));
     }
     if reducer.needs_weights() && !reduction.weighted {
-        return Err(
-            Error::new(ErrorCode::Weights, format!("{reducer} has no scores")).help("bind one score for each row, where weights stand")
-        );
+        return Err(Error::new(ErrorCode::Weights, format!("{reducer} has no scores"))
+            .help("bind one score for each row as `weights`, or name a `query` that makes them"));
     }
     if !reduction.on_empty.fits(reduction.dtype) {
         return Err(Error::new(ErrorCode::DType, format!("an empty segment cannot give {} where results are i64", reduction.on_empty))

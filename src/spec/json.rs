@@ -417,13 +417,24 @@ impl Reader {
         }
     }
 
+    /// A name: of a level, a binding, a parameter.
     fn text(&mut self, node: &Node, place: &Place) -> Option<String> {
+        let text = self.string(node, place)?;
+        if text.is_empty() {
+            self.report(ErrorCode::SpecInvalid, "the name is empty", place, Some("give it a name"));
+            return None;
+        }
+        if let Some(sign) = text.chars().find(|sign| sign.is_control()) {
+            let help = Some("names stand in plans, on one line: use other signs");
+            self.report(ErrorCode::SpecInvalid, &format!("the name {text:?} has the control character {sign:?}"), place, help);
+            return None;
+        }
+        Some(text)
+    }
+
+    fn string(&mut self, node: &Node, place: &Place) -> Option<String> {
         match node {
-            Node::Text(text) if !text.is_empty() => Some(text.clone()),
-            Node::Text(_) => {
-                self.report(ErrorCode::SpecInvalid, "the name is empty", place, Some("give it a name"));
-                None
-            }
+            Node::Text(text) => Some(text.clone()),
             other => self.wrong_type(other, "a string", place),
         }
     }
@@ -546,11 +557,13 @@ fn name_of(node: &Node) -> Option<String> {
         return None;
     };
     entries.iter().find_map(|(key, value)| match value {
-        Node::Text(name) if key == "name" => Some(name.clone()),
+        Node::Text(name) if key == "name" && !name.is_empty() && !name.contains(char::is_control) => Some(name.clone()),
         _ => None,
     })
 }
 
+#[cfg(test)]
+mod mistakes_tests;
 #[cfg(test)]
 mod schema_tests;
 #[cfg(test)]

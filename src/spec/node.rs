@@ -36,7 +36,7 @@ impl Node {
             Node::Null => "null".into(),
             Node::Bool(value) => value.to_string(),
             Node::Integer(value) => value.to_string(),
-            Node::Number(value) => value.to_string(),
+            Node::Number(value) => format!("{value:?}"),
             Node::Text(text) => format!("the string {text:?}"),
             Node::Integers(list) if list.is_empty() => "an empty list".into(),
             Node::Integers(_) => "a list of whole numbers".into(),

@@ -169,7 +169,7 @@ fn each_rule_of_encoders_is_held() {
     37 s6: convolve looks along 10 rows by t0, which has 8 [plan-invalid]
     37 s1: there are 4 learned positions, but a segment has 5 rows [plan-invalid]
     38 s8: the constant of scale is inf [plan-invalid]
-    38 s7: the constant of layer-norm is 0.0 [plan-invalid]
+    38 s7: the `eps` of layer-norm is 0.0 [plan-invalid]
     38 s4: attend takes queries, keys and values, each a whole number of features for 3 heads, not f32[10x12] [plan-invalid]
     38 s4: attend says 51 pairs of 10 rows in segments of up to 5 [plan-invalid]
     38 s3: rotate turns pairs inside heads of 3 of 8 columns of f32[10x12] [plan-invalid]

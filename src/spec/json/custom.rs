@@ -9,7 +9,11 @@ use std::sync::Arc;
 impl Reader {
     /// A word, or `{"custom": …}`.
     pub(super) fn reducer(&mut self, node: &Node, place: &Place) -> Option<Reducer> {
-        let Node::Object(_) = node else { return self.word(node, place) };
+        match node {
+            Node::Object(_) => {}
+            Node::Text(_) => return self.word(node, place),
+            other => return self.wrong_type(other, "the name of a reducer, or an object with `custom`", place),
+        }
         let fields = self.object(node, place.clone(), &["custom"])?;
         let custom = self.required(&fields, "custom")?;
         // What has a version is written in Rust, and has no expressions here.
@@ -18,15 +22,15 @@ impl Reader {
         }
         let fields = self.object(custom, fields.at("custom"), &["name", "state", "finish"])?;
         let name = self.name(&fields);
-        let finish = self.required(&fields, "finish").and_then(|node| self.text(node, &fields.at("finish")));
+        let finish = self.required(&fields, "finish").and_then(|node| self.string(node, &fields.at("finish")));
         let state = fields.at("state");
         let items = self.required(&fields, "state").and_then(|node| self.list(node, &state))?;
         let mut components = Vec::with_capacity(items.len());
         for (index, item) in items.iter().enumerate() {
             let fields = self.object(item, state.item(index), &["name", "lift", "combine", "identity"])?;
             let name = self.name(&fields);
-            let lift = self.required(&fields, "lift").and_then(|node| self.text(node, &fields.at("lift")));
-            let combine = self.required(&fields, "combine").and_then(|node| self.text(node, &fields.at("combine")));
+            let lift = self.required(&fields, "lift").and_then(|node| self.string(node, &fields.at("lift")));
+            let combine = self.required(&fields, "combine").and_then(|node| self.string(node, &fields.at("combine")));
             let identity = self.optional(&fields, "identity", |reader, node, place| match node {
                 // A whole number in JSON is the same number as a float, up to 2^53, and the nearest one above.
                 Node::Integer(value) => Some(*value as f64),

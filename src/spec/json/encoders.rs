@@ -82,13 +82,14 @@ impl Reader {
             "layer-norm" => Some(Encoder::LayerNorm { params: None, eps: NORM_EPS, bias: true }),
             "rms-norm" => Some(Encoder::RmsNorm { params: None, eps: NORM_EPS }),
             other => {
-                let help = if WITH_OPTIONS.contains(&other) {
-                    format!("{other} has options: {{\"{other}\": …}}")
-                } else {
-                    let mut known = plain();
-                    known.extend(WITH_OPTIONS.iter().filter(|name| !PLAIN.contains(name)));
-                    suggestion(other, &known)
-                };
+                if WITH_OPTIONS.contains(&other) {
+                    let help = format!("say {{\"{other}\": …}}");
+                    self.report(ErrorCode::SpecInvalid, &format!("the encoder `{other}` lacks its options"), place, Some(&help));
+                    return None;
+                }
+                let mut known = plain();
+                known.extend(WITH_OPTIONS.iter().filter(|name| !PLAIN.contains(name)));
+                let help = suggestion(other, &known);
                 self.report(ErrorCode::UnknownWord, &format!("unknown encoder `{other}`"), place, Some(&help));
                 None
             }
@@ -150,10 +151,12 @@ impl Reader {
             }
             "transformer" => self.transformer(options, place),
             other => {
-                let help = match plain().contains(&other) {
-                    true => format!("{other} has no options: say \"{other}\""),
-                    false => suggestion(other, &WITH_OPTIONS),
-                };
+                if plain().contains(&other) {
+                    let help = format!("say \"{other}\"");
+                    self.report(ErrorCode::SpecInvalid, &format!("the encoder `{other}` has no options"), at, Some(&help));
+                    return None;
+                }
+                let help = suggestion(other, &WITH_OPTIONS);
                 self.report(ErrorCode::UnknownName, &format!("unknown encoder `{other}`"), at, Some(&help));
                 None
             }

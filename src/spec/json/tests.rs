@@ -193,8 +193,8 @@ fn mistakes_of_encoders_name_their_level_and_place() {
     let told: Vec<String> = mistakes.iter().map(|mistake| told(mistake)).collect();
     insta::assert_snapshot!(told.join("\n"), @r#"
     char: leaves.encode[0]: unknown encoder `gelo`; did you mean `gelu`? [unknown-word]
-    char: leaves.encode[0]: unknown encoder `transformer`; transformer has options: {"transformer": …} [unknown-word]
-    char: leaves.encode[0]: unknown encoder `gelu`; gelu has no options: say "gelu" [unknown-name]
+    char: leaves.encode[0]: the encoder `transformer` lacks its options; say {"transformer": …} [spec-invalid]
+    char: leaves.encode[0]: the encoder `gelu` has no options; say "gelu" [spec-invalid]
     char: leaves.encode[0]: unknown encoder `transfomer`; did you mean `transformer`? [unknown-name]
     the spec has 3 errors [spec-invalid]
       - char: leaves.encode[0].linear: the field `features` is missing [spec-invalid]
@@ -210,7 +210,7 @@ fn mistakes_of_encoders_name_their_level_and_place() {
     char: encode[1].linear: the parameter `a.weight` is f32[6x6] elsewhere, and f32[4x6] here; parameters that share a name share their shape and type; give one of them another name [shape]
     the spec is not valid JSON: number out of range at line 2 column 134 [spec-invalid]
     char: leaves.encode[0].concat: expected a list of lists of encoders, found an empty list [spec-invalid]
-    char: encode[0].sinusoidal: the constant of sinusoid is 0.0; use a number above 0 [option]
+    char: encode[0].sinusoidal: the `base` of sinusoid is 0.0; use a number above 0 [option]
     fine
     "#);
 }
@@ -323,7 +323,7 @@ fn queries_score_the_rows_that_softmax_pools() {
     word: levels[0].query: expected a name, or a list of names, found an empty list [spec-invalid]
     word: levels[0].query: expected a name, or a list of names, found a list of whole numbers [spec-invalid]
     word: levels[0].query: the name is empty; give it a name [spec-invalid]
-    word: softmax has no scores; bind one score for each row, where weights stand [weights]
+    word: softmax has no scores; bind one score for each row as `weights`, or name a `query` that makes them [weights]
     ");
 }
 
