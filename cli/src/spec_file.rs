@@ -166,11 +166,14 @@ fn leaf_rows_binding(hierarchy: &Hierarchy) -> &str {
     }
 }
 
-/// The parameters of encoders and queries, with their shapes: those of the same hierarchy without a single row.
+/// The name of a parameter, and its shape.
+type Parameter = (Arc<str>, [u64; 2]);
+
+/// The parameters of encoders and queries: those of the same hierarchy without a single row.
 ///
 /// # Errors
 /// What is wrong with the encoders.
-fn parameters(hierarchy: &Hierarchy) -> Result<Vec<(Arc<str>, [u64; 2])>, Error> {
+fn parameters(hierarchy: &Hierarchy) -> Result<Vec<Parameter>, Error> {
     let mut bare = hierarchy.clone();
     (bare.leaves.rows, bare.top) = (Some(0), None);
     for level in &mut bare.levels {
@@ -187,7 +190,7 @@ fn parameters(hierarchy: &Hierarchy) -> Result<Vec<(Arc<str>, [u64; 2])>, Error>
 }
 
 /// The parameters among what is bound.
-fn check_names(hierarchy: &Hierarchy, binds: &[Bind]) -> Result<Vec<(Arc<str>, [u64; 2])>, Error> {
+fn check_names(hierarchy: &Hierarchy, binds: &[Bind]) -> Result<Vec<Parameter>, Error> {
     let mut known = vec![leaf_rows_binding(hierarchy)];
     if let LeafSource::Lookup { table, .. } = &hierarchy.leaves.source {
         known.push(&table.name);
