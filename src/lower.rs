@@ -278,10 +278,11 @@ impl Lowering<'_> {
     /// The steps of each tile, which stand one after the other.
     fn tiles(&mut self) -> Result<()> {
         for tile in self.graph.tiles() {
+            let inside = tile.inside.is_some();
             let steps = || self.nodes.iter().enumerate().filter(|(_, node)| tile.nodes.contains(node)).map(|(step, _)| StepId::new(step));
             let (Some(first), Some(last)) = (steps().next(), steps().next_back()) else { continue };
             let table = self.table(tile.table)?;
-            self.plan.tiles.push(Tile { first, last, table, rows: tile.rows, bytes: 0 });
+            self.plan.tiles.push(Tile { first, last, table, rows: tile.rows, bytes: 0, inside });
         }
         self.plan.tiles.sort_by_key(|tile| tile.first);
         Ok(())

@@ -204,7 +204,7 @@ pub enum Place {
     Tile {
         /// Bytes from the start of the tile's scratch.
         offset: u64,
-        /// The step of the tile that writes it first.
+        /// The step that writes it first: of the tile, or the fold of one inside.
         first: StepId,
         /// The last step of the tile that reads or writes it.
         last: StepId,

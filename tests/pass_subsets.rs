@@ -89,7 +89,7 @@ fn every_subset_of_passes_keeps_every_bit_of_encoders() {
     let cpu = CpuBackend::builder().threads(2).small_bytes(0).poison(0xa5).build().unwrap();
     let one_thread = CpuBackend::builder().threads(1).poison(0xa5).build().unwrap();
     let all = (1u32 << passes().len()) - 1;
-    let (mut fused, mut compared, mut tiles, mut windows) = (0, 0, 0, 0);
+    let (mut fused, mut compared, mut tiles, mut windows, mut nested) = (0, 0, 0, 0, 0);
     for seed in 1000..1060 {
         let case = random_encoders(seed);
         // Windows of a few rows, so that small graphs have several.
@@ -112,6 +112,7 @@ fn every_subset_of_passes_keeps_every_bit_of_encoders() {
                 check::replay(&plan, &case.graph).unwrap_or_else(|error| panic!("{case}: {error}\n{plan}"));
                 tiles += plan.tiles.len();
                 windows += plan.tiles.iter().filter(|tile| plan.table(tile.table).rows > tile.rows).count();
+                nested += plan.tiles.iter().filter(|tile| tile.inside).count();
                 let context = format!("{case}: passes {mask:#b} on {}, {limits:?}\n{plan}", plan.target);
                 assert_equal(&case.run(backend, plan), &literal, || context.clone());
                 compared += 1;
@@ -122,6 +123,7 @@ fn every_subset_of_passes_keeps_every_bit_of_encoders() {
     }
     assert!(fused > 60, "{fused} fusions only");
     assert!(tiles > 400 && windows > 200, "{tiles} tiles only, {windows} of several windows");
+    assert!(nested > 100, "{nested} tiles inside others only");
     println!("{compared} runs compared with the literal program");
 }
 

@@ -145,7 +145,7 @@ fn graphs() -> Vec<(&'static str, LevelGraph)> {
 
 fn made_up() -> Target {
     let fusion = FusionLimits { unit_rows: 20, unit_share: 1000, ..FusionLimits::default() };
-    let tiles = Some(TileLimits { bytes: 12 << 10, rows: 2, share: 1000 });
+    let tiles = Some(TileLimits { bytes: 12 << 10, rows: 2, share: 1 });
     Target { align: 256, fusion, tiles, ..Target::new("made-up") }
 }
 

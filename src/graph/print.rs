@@ -52,7 +52,8 @@ impl fmt::Display for LevelGraph {
         }
         for tile in self.tiles() {
             let nodes: Vec<String> = tile.nodes.iter().map(ToString::to_string).collect();
-            writeln!(f, "tile {} by {} up to {} rows", nodes.join(" "), tile.table, tile.rows)?;
+            let inside = tile.inside.map_or_else(String::new, |tile| format!(" inside tile {tile}"));
+            writeln!(f, "tile {} by {} up to {} rows{inside}", nodes.join(" "), tile.table, tile.rows)?;
         }
         for output in self.outputs() {
             writeln!(f, "output {} = {}", output.name, value(self, output.value))?;

@@ -15,6 +15,8 @@ pub struct GraphTile {
     pub table: TableId,
     /// The most rows at a time.
     pub rows: u64,
+    /// The tile, by number, that it runs inside: whose rows its folds make.
+    pub inside: Option<usize>,
 }
 
 impl LevelGraph {
@@ -27,7 +29,13 @@ impl LevelGraph {
         &mut self.tiles
     }
 
-    /// The nodes in the order of [`topological`](Self::topological), but those of each tile one after the other.
+    /// The tiles that a tile runs inside, itself first.
+    pub(crate) fn around(&self, tile: usize) -> impl Iterator<Item = usize> + '_ {
+        // No longer than there are tiles, should they run in circles.
+        std::iter::successors(Some(tile), |tile| self.tiles.get(*tile).and_then(|tile| tile.inside)).take(self.tiles.len())
+    }
+
+    /// The nodes in the order of [`topological`](Self::topological), but those of each tile one after the other, and behind those of the tile inside it.
     ///
     /// Tiles that wait for each other, or for themselves, are left out: [`verify`](Self::verify) reports them.
     pub fn schedule(&self) -> Vec<NodeId> {
@@ -41,8 +49,9 @@ impl LevelGraph {
         for (tile, nodes) in self.tiles.iter().map(|tile| &tile.nodes).enumerate() {
             nodes.iter().filter(|node| self.contains(**node)).for_each(|node| tile_of[node.index()] = Some(tile));
         }
-        // Groups: tiles first, then every node, those in tiles unused.
-        let group = |node: NodeId| tile_of[node.index()].unwrap_or(self.tiles.len() + node.index());
+        // Groups: tiles first, as the outermost that they are in, then every node, those in tiles unused.
+        let outermost: Vec<usize> = (0..self.tiles.len()).map(|tile| self.around(tile).last().unwrap_or(tile)).collect();
+        let group = |node: NodeId| tile_of[node.index()].map_or(self.tiles.len() + node.index(), |tile| outermost[tile]);
         let mut members: Vec<SmallVec<[NodeId; 1]>> = vec![SmallVec::new(); self.tiles.len() + bound];
         let mut waiting = vec![0u32; members.len()];
         for &node in &order {
@@ -51,6 +60,8 @@ impl LevelGraph {
                 waiting[group(node)] += u32::from(group(id_of(edge.source())) != group(node));
             }
         }
+        let depth = |node: &NodeId| tile_of[node.index()].map_or(0, |tile| self.around(tile).count());
+        members.iter_mut().take(self.tiles.len()).for_each(|members| members.sort_by_key(|node| std::cmp::Reverse(depth(node))));
         let key = |group: usize| members[group].first().map_or(usize::MAX, |first| first.index());
         let mut ready: std::collections::BinaryHeap<_> = (0..members.len())
             .filter(|group| waiting[*group] == 0 && !members[*group].is_empty())

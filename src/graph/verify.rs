@@ -113,7 +113,10 @@ impl LevelGraph {
         let mut tiled: Vec<NodeId> = self.tiles.iter().flat_map(|tile| tile.nodes.iter().copied()).collect();
         tiled.sort_unstable();
         let whole = tiled.iter().all(|node| self.contains(*node)) && tiled.windows(2).all(|pair| pair[0] != pair[1]);
-        if !whole || self.schedule().len() != order.len() {
+        let inside = |tile: usize| {
+            self.tiles[tile].inside.is_none_or(|outer| outer < self.tiles.len() && !self.around(outer).any(|other| other == tile))
+        };
+        if !whole || !(0..self.tiles.len()).all(inside) || self.schedule().len() != order.len() {
             report(None, 9, "a tile has a node that is gone, or another tile's, or waits for itself".to_owned());
         }
         if found.is_empty() {

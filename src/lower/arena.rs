@@ -29,7 +29,7 @@ pub(super) fn place(plan: &mut Plan) -> Result<()> {
             Place::Input | Place::Param | Place::Output => {}
             // Every window of a tile uses what any of its steps uses.
             Place::Arena { .. } => arena.push(Block { first: plan.together(first).0, last: plan.together(last).1, ..block }),
-            Place::Tile { .. } => tiles.push(block),
+            Place::Tile { .. } => tiles.push(Block { first: plan.taken_from(first, last), ..block }),
         }
     }
     place_blocks(plan, &mut arena)?;
@@ -37,9 +37,11 @@ pub(super) fn place(plan: &mut Plan) -> Result<()> {
     for Block { buffer, first, last, offset, .. } in arena {
         plan.buffers[buffer].place = Place::Arena { offset, first, last };
     }
-    for Block { buffer, bytes, first, last, offset } in tiles {
-        plan.buffers[buffer].place = Place::Tile { offset, first, last };
-        if let Some(tile) = plan.tiles.iter_mut().find(|tile| tile.has(first)) {
+    for Block { buffer, bytes, last, offset, .. } in tiles {
+        if let Place::Tile { offset: at, .. } = &mut plan.buffers[buffer].place {
+            *at = offset;
+        }
+        if let Some(tile) = plan.tiles.iter_mut().find(|tile| tile.has(last)) {
             tile.bytes = tile.bytes.max(offset + bytes);
         }
     }
@@ -59,20 +61,23 @@ fn spans(plan: &Plan) -> SmallVec<[Option<(StepId, StepId)>; 16]> {
     spans
 }
 
-/// Rows that one tile makes, and nobody else takes, never leave it.
+/// Rows that one tile makes, or one inside it folds to, and nobody else takes, never leave it.
 fn move_to_tiles(plan: &mut Plan, spans: &[Option<(StepId, StepId)>]) {
-    for tile in plan.tiles.clone() {
+    let tiles = plan.tiles.clone();
+    for (index, tile) in tiles.iter().enumerate() {
         for step in tile.first.index()..=tile.last.index() {
-            if matches!(plan.steps[step].kind, StepKind::Fold(_)) {
-                continue;
-            }
+            let home = match plan.steps[step].kind {
+                StepKind::Encode(_) | StepKind::Copy(_) => Some(tile),
+                StepKind::Fold(_) => tiles.get(index + 1).filter(|_| tile.inside),
+            };
+            let Some(home) = home else { continue };
             for view in plan.steps[step].writes() {
                 let view = *plan.view(view);
                 let buffer = &mut plan.buffers[view.buffer.index()];
                 if let (Place::Arena { .. }, Some((first, last)), ViewLayout::Rows) =
                     (buffer.place, spans[view.buffer.index()], view.layout)
                     && tile.has(first)
-                    && tile.has(last)
+                    && home.has(last)
                 {
                     buffer.place = Place::Tile { offset: 0, first, last };
                 }

@@ -152,6 +152,13 @@ pub enum Refusal {
         /// The most that the target allows here.
         limit: u64,
     },
+    /// Tiles inside one another share the windows of the outermost, which are too few for many threads.
+    TooFewWindows {
+        /// How many there are.
+        windows: u64,
+        /// How many there have to be.
+        least: u64,
+    },
 }
 
 impl fmt::Display for Refusal {
@@ -203,6 +210,9 @@ impl fmt::Display for Refusal {
             Refusal::NotSupported(reason) => f.write_str(reason),
             Refusal::CannotBePlaced(reason) => f.write_str(reason),
             Refusal::FoldsTiles => f.write_str("the lower one folds encoded rows window by window"),
+            Refusal::TooFewWindows { windows, least } => {
+                write!(f, "too few windows to share among threads: {windows} of at least {least}")
+            }
             Refusal::SegmentTooLong { rows, limit } => {
                 write!(f, "its longest segment has {rows} rows, more than the {limit} of a window")
             }
@@ -429,6 +439,17 @@ pub enum Decision {
         /// Bytes that are no longer read.
         read_bytes: u64,
     },
+    /// tile-encoders: the windows of the level below are encoded and folded inside those of a level.
+    Nested {
+        /// The level, whose rows are made a window at a time.
+        level: Arc<str>,
+        /// The most rows of a window of the level below.
+        rows: u64,
+        /// Bytes that are no longer written.
+        written_bytes: u64,
+        /// Bytes that are no longer read.
+        read_bytes: u64,
+    },
     /// tile-encoders: the rows of a level are written in whole.
     RefusedTile {
         /// The level.
@@ -479,6 +500,7 @@ impl Decision {
             | Decision::FusedEpilogue { .. }
             | Decision::PlacedConcat { .. }
             | Decision::Tiled { .. }
+            | Decision::Nested { .. }
             | Decision::TrimmedFold { .. }
             | Decision::DroppedUnused { .. } => false,
         }
@@ -502,7 +524,7 @@ impl Decision {
             | Decision::FusedEpilogue { .. }
             | Decision::RefusedElements { .. } => "fuse-rowwise",
             Decision::PlacedConcat { .. } | Decision::RefusedConcat { .. } => "place-concat",
-            Decision::Tiled { .. } | Decision::RefusedTile { .. } => "tile-encoders",
+            Decision::Tiled { .. } | Decision::Nested { .. } | Decision::RefusedTile { .. } => "tile-encoders",
             Decision::TrimmedFold { .. } | Decision::DroppedUnused { .. } => "drop-unused",
         }
     }
@@ -561,6 +583,10 @@ impl fmt::Display for Decision {
                     "{level} is encoded{folded} in windows of up to {rows} rows: {written_bytes} B not written, {read_bytes} B not read"
                 )
             }
+            Decision::Nested { level, rows, written_bytes, read_bytes } => write!(
+                f,
+                "{level} is folded from windows of up to {rows} rows as its own windows need it: {written_bytes} B not written, {read_bytes} B not read"
+            ),
             Decision::RefusedTile { level, reason } => write!(f, "{level} is written in whole: {reason}"),
             Decision::TrimmedFold { ops, reductions } => write!(f, "{ops}: nobody takes {reductions} of its results"),
             Decision::DroppedUnused { ops } => write!(f, "{ops} reaches no output"),

@@ -7,8 +7,12 @@
 //!    and concats. Then every fold of what only they take, by those segments.
 //! 2. Encoders that no fold takes, as those of a kept level or of the topmost one, are tiled by the segments that they look along.
 //!
+//! 3. A tile whose folds make the rows of another runs inside it: for a window of that, over the windows of what becomes its rows.
+//!
 //! What is kept, or used elsewhere too, is written in whole, window after window; the rest is not. How many rows a window has follows from [`TileLimits`].
 //! A level is left alone where its longest segment is too much for one window, or where something in between waits for the whole level.
+
+mod nest;
 
 use super::{Decision, Exactness, Pass, Refusal};
 use crate::backend::{Target, TileLimits};
@@ -52,6 +56,9 @@ impl Pass for TileEncoders {
             {
                 decisions.extend(tile(graph, &order, node, table, limits, &mut refused));
             }
+        }
+        for inner in 0..graph.tiles().len() {
+            decisions.extend(nest::nest(graph, inner, limits));
         }
         Ok(decisions)
     }
@@ -142,7 +149,7 @@ fn tile(
         read_bytes = read_bytes.saturating_add(bytes.saturating_mul(uses));
     }
     let rows = fitting.min(rows).max(segments.longest());
-    graph.tiles_mut().push(GraphTile { nodes: nodes.iter().copied().collect(), table, rows });
+    graph.tiles_mut().push(GraphTile { nodes: nodes.iter().copied().collect(), table, rows, inside: None });
     if graph.schedule().len() != graph.node_count() {
         graph.tiles_mut().pop();
         refused_nodes.extend(nodes);

@@ -132,8 +132,8 @@ fn add_stage(plan: &Plan, load: Load, stage: &Stage, total: &mut Cost) {
         if let Some(weights) = reduction.weights {
             total.read = total.read.saturating_add(table.total_rows.saturating_mul(per_row(plan, weights)));
         }
-        if reduction.write.is_some() {
-            let row = features.saturating_mul(reduction.made().size_u64());
+        if let Some(write) = reduction.write {
+            let row = per_row(plan, write);
             total.written = total.written.saturating_add(table.segments.saturating_mul(row));
         }
         let flops = match load {

@@ -130,7 +130,8 @@ fn step_label(plan: &Plan, id: StepId, step: &Step) -> Vec<String> {
         }
     }
     if let Some(tile) = plan.tile_of(id) {
-        lines.push(format!("tile {}..{} by {}", tile.first, tile.last, tile.table));
+        let inside = if tile.inside { ", inside the next" } else { "" };
+        lines.push(format!("tile {}..{} by {}{inside}", tile.first, tile.last, tile.table));
     }
     lines.push(format!("read {} B, written {} B", step.cost.read, step.cost.written));
     lines

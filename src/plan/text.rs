@@ -189,7 +189,7 @@ fn tile_rows(plan: &Plan) -> Vec<Vec<Cell>> {
             left("rows "),
             left("scratch"),
             right(tile.bytes),
-            left("B a worker"),
+            left(if tile.inside { "B a worker  inside the next" } else { "B a worker" }),
         ]
     };
     plan.tiles.iter().map(row).collect()

@@ -8,7 +8,7 @@ use std::ops::Range;
 /// Steps that run window by window: all of them over some whole segments of a table, then all of them over the next.
 ///
 /// What one of its steps makes and only its other steps read is a [`Place::Tile`] buffer: of it there is never more than a window, in scratch that each
-/// worker has for itself. Windows may be done in any order and at once; how they are cut changes no bit.
+/// worker has for itself. So is what a tile [inside](Self::inside) folds its rows to. Windows may be done in any order and at once; how they are cut changes no bit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Tile {
@@ -22,6 +22,9 @@ pub struct Tile {
     pub rows: u64,
     /// The bytes of scratch that hold a window of all its buffers.
     pub bytes: u64,
+    /// Whether it runs inside the next tile, whose rows it folds to: for each window of that, over the windows of the segments that become its rows.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub inside: bool,
 }
 
 impl Tile {
@@ -54,9 +57,35 @@ impl Plan {
         self.tiles.get(after).filter(|tile| tile.has(step))
     }
 
-    /// The steps that have to be done before one of them can be said to be: a tile, or one step.
+    /// The tiles that run inside one another with that of a step, the innermost first; none, where it belongs to no tile.
+    pub fn nest_of(&self, step: StepId) -> &[Tile] {
+        let own = self.tiles.partition_point(|tile| tile.last < step);
+        if self.tiles.get(own).is_none_or(|tile| !tile.has(step)) {
+            return &[];
+        }
+        let before = self.tiles[..own].iter().rev().take_while(|tile| tile.inside).count();
+        let after = self.tiles[own..].iter().take_while(|tile| tile.inside).count();
+        &self.tiles[own - before..(own + after + 1).min(self.tiles.len())]
+    }
+
+    /// The steps that have to be done before one of them can be said to be: all tiles that run inside one another, or one step.
     pub fn together(&self, step: StepId) -> (StepId, StepId) {
-        self.tile_of(step).map_or((step, step), |tile| (tile.first, tile.last))
+        match self.nest_of(step) {
+            [] => (step, step),
+            [only] => (only.first, only.last),
+            [first, .., last] => (first.first, last.last),
+        }
+    }
+
+    /// The tile whose window a [`Place::Tile`] buffer holds: that of its last step. A tile inside may fill it.
+    pub fn home(&self, last: StepId) -> Option<&Tile> {
+        self.tile_of(last)
+    }
+
+    /// From when on a [`Place::Tile`] buffer may not be written by others: where a tile inside fills it, all steps inside run again until it is full.
+    pub fn taken_from(&self, first: StepId, last: StepId) -> StepId {
+        let same = self.tile_of(first).is_some_and(|tile| tile.has(last));
+        if same { first } else { self.together(first).0.min(first) }
     }
 
     /// The bytes that a buffer takes where it lies: of one in a tile, those of a window.
@@ -64,8 +93,8 @@ impl Plan {
         let buffer = self.buffer(buffer);
         match buffer.place {
             Place::Input | Place::Param | Place::Output | Place::Arena { .. } => buffer.bytes(),
-            Place::Tile { first, .. } => {
-                let rows = self.tile_of(first).map_or(buffer.rows, |tile| tile.rows.min(buffer.rows));
+            Place::Tile { last, .. } => {
+                let rows = self.home(last).map_or(buffer.rows, |tile| tile.rows.min(buffer.rows));
                 Buffer { rows, ..buffer.clone() }.bytes()
             }
         }

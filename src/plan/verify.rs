@@ -70,12 +70,13 @@
 //!
 //! Tiles
 //! 41. Tiles come in order, and no two share a step. The table of each is offsets, a window has room for its longest segment and no more rows than there
-//!     are, and the scratch ends with the last of its buffers.
-//! 42. A buffer of a tile is aligned, holds rows of its table in order, and is alive from its first write to its last use, both in one tile. Those that are
-//!     alive during the same step share no byte.
+//!     are, and the scratch ends with the last of its buffers. One that is inside the next stands right before it, and has as many segments as that has rows.
+//! 42. A buffer of a tile is aligned, holds rows of its table in order, and is alive from its first write to its last use, both in one tile, or
+//!     the first in the one right inside. Those that are alive during the same step share no byte; what a tile inside fills is alive from the first step inside on.
 //! 43. The steps of a tile are encoders along its segments and gathers, stacks and concats, which make rows of its table, spreads into its segments, and folds
 //!     by them of one stage, whose rows lie in the tile and whose results do not.
 //! 44. No step of a tile takes what another step of it makes but row by row: not as a parameter, a looked-up table or rows to spread, and not what a fold makes.
+//!     Of what tiles inside make it takes only what the one right inside folds to, row by row.
 //!
 //! All broken rules are reported, up to a number that the report names; where an id leads nowhere, only that is, as nothing else can be
 //! asked. Rule 33 is asked of plans that keep all others. The work is that of sorting the plan, whatever it says.

@@ -163,7 +163,8 @@ impl CpuExecutable {
                 }
             });
         }
-        let tiles = plan.tiles.iter().map(|tile| TileRun::compile(&plan, *tile, stride)).collect::<Result<Vec<_>>>()?;
+        let nests = plan.tiles.chunk_by(|tile, _| tile.inside);
+        let tiles = nests.map(|nest| TileRun::compile(&plan, nest, stride)).collect::<Result<Vec<_>>>()?;
         let stride = tiles.iter().map(|tile| tile.scratch_bytes).max().unwrap_or(stride);
         let threads = shared.pool.threads();
         stride.checked_mul(threads + 1).ok_or_else(|| Error::new(ErrorCode::Overflow, "the scratch of all threads cannot be addressed"))?;
@@ -249,7 +250,7 @@ impl CpuExecutable {
             tile.cut(tables, tasks);
             for step in tile.steps() {
                 if let StepKind::Copy(Copy { what: CopyKind::Spread { table }, .. }) = plan.steps[step].kind {
-                    tile.check_spread(tables, table)?;
+                    tile.check_spread(tables, StepId::new(step), table)?;
                 }
             }
         }

@@ -214,7 +214,7 @@ impl FoldStep {
                 if let Some(weights) = reduction.weights.filter(|weights| !in_tile(*weights)) {
                     weight_read += plan.buffer_of(weights).dtype.size_u64();
                 }
-                if reduction.write.is_some() {
+                if reduction.write.is_some_and(|write| !in_tile(write)) {
                     segment_written += features as u64 * reduction.made().size_u64();
                 }
                 // Rows of a table that lies in memory wait for lines of their own, which stores past the cache would take from them.

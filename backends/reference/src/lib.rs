@@ -126,26 +126,19 @@ impl Executable for ReferenceExecutable {
         }
         let mut memory = Memory::new(&self.plan, arena, bytemuck::cast_slice_mut(&mut self.tile), bindings);
         self.report.steps.fill(StepReport::default());
-        let run = Run { plan: &self.plan, tables: &self.tables, registry: &self.registry };
+        let run = Run { plan: &self.plan, tables: &self.tables, registry: &self.registry, poison: self.poison };
         let mut next = 0;
         while next < self.plan.steps.len() {
-            let last = match self.plan.tile_of(StepId::new(next)) {
-                None => {
+            let last = match self.plan.nest_of(StepId::new(next)) {
+                [] => {
                     run.step(next, &mut memory, &mut self.report)?;
                     next
                 }
-                Some(tile) => {
-                    for window in windows(tile, &self.tables)? {
-                        memory.enter(Some(window));
-                        if let Some(poison) = self.poison {
-                            memory.tile_mut().fill(poison);
-                        }
-                        for index in tile.first.index()..=tile.last.index() {
-                            run.step(index, &mut memory, &mut self.report)?;
-                        }
-                    }
-                    memory.enter(None);
-                    tile.last.index()
+                [inner @ .., outermost] => {
+                    let mut seen = vec![false; inner.len() + 1];
+                    let all = 0..size(self.plan.table(outermost.table).segments)?;
+                    run.windows((inner, *outermost), all, &mut seen, (&mut memory, &mut self.report))?;
+                    outermost.last.index()
                 }
             };
             if let Some(poison) = self.poison {
@@ -169,9 +162,37 @@ struct Run<'a> {
     plan: &'a Plan,
     tables: &'a TableSet,
     registry: &'a Registry,
+    poison: Option<u8>,
 }
 
 impl Run<'_> {
+    /// Runs a tile over some segments, window by window: in each, first the tiles inside over what become its rows. `seen` says of which of them a window
+    /// was run before.
+    fn windows(
+        &self,
+        (inner, tile): (&[Tile], Tile),
+        segments: Range<usize>,
+        seen: &mut [bool],
+        (memory, report): (&mut Memory<'_, '_>, &mut RunReport),
+    ) -> Result<()> {
+        let offsets = self.tables.get(tile.table).offsets().unwrap_or(&[]);
+        let at = inner.len();
+        for window in Tile::windows(offsets.get(segments.start..=segments.end).unwrap_or(&[]), tile.rows) {
+            let segments = segments.start + size(window.start)?..segments.start + size(window.end)?;
+            let rows = size(offsets[segments.start])?..size(offsets[segments.end])?;
+            memory.enter(tile, Window { first: !seen[at], segments, rows: rows.clone() }, self.poison)?;
+            if let [further @ .., inner] = inner {
+                self.windows((further, *inner), rows, seen, (&mut *memory, &mut *report))?;
+            }
+            seen[at] = true;
+            for index in tile.first.index()..=tile.last.index() {
+                self.step(index, memory, report)?;
+            }
+            memory.leave();
+        }
+        Ok(())
+    }
+
     /// Runs a step over all that it sees, and adds to what is reported of it.
     fn step(&self, index: usize, memory: &mut Memory<'_, '_>, report: &mut RunReport) -> Result<()> {
         let start = Instant::now();
@@ -189,18 +210,6 @@ impl Run<'_> {
         report.flops = Some(report.flops.unwrap_or(0) + flops);
         Ok(())
     }
-}
-
-/// The windows of a tile: as many whole segments as the plan allows.
-fn windows(tile: &Tile, tables: &TableSet) -> Result<Vec<Window>> {
-    let offsets = tables.get(tile.table).offsets().unwrap_or(&[]);
-    let mut windows = Vec::new();
-    for segments in Tile::windows(offsets, tile.rows) {
-        let segments = size(segments.start)?..size(segments.end)?;
-        let rows = size(offsets[segments.start])?..size(offsets[segments.end])?;
-        windows.push(Window { first: windows.is_empty(), segments, rows });
-    }
-    Ok(windows)
 }
 
 /// The scratch of the largest tile.

@@ -3,8 +3,8 @@
 use crate::scalar::{self, Bits};
 use levelfold::backend::Bindings;
 use levelfold::dtype::DType;
-use levelfold::ids::ViewId;
-use levelfold::plan::{Buffer, Order, Place, Plan, ViewLayout};
+use levelfold::ids::{BufferId, ViewId};
+use levelfold::plan::{Buffer, Order, Place, Plan, Tile, ViewLayout};
 use levelfold::segments::Segments;
 use levelfold::tensor::{TensorView, TensorViewMut};
 use levelfold::{Error, ErrorCode, Result};
@@ -16,8 +16,8 @@ pub(crate) struct Memory<'r, 'a> {
     arena: &'r mut [u8],
     /// The scratch of tiles.
     tile: &'r mut [u8],
-    /// What the steps of a tile see of its rows at the moment.
-    window: Option<Window>,
+    /// What the steps of a tile see of its rows at the moment, behind those of the tiles around it.
+    windows: Vec<(Tile, Window)>,
     inputs: Vec<Option<TensorView<'a>>>,
     outputs: Vec<Option<&'r mut TensorViewMut<'a>>>,
     read: u64,
@@ -65,22 +65,37 @@ impl<'r, 'a> Memory<'r, 'a> {
                 outputs[id.index()] = Some(view);
             }
         }
-        Memory { plan, arena, tile, window: None, inputs, outputs, read: 0, written: 0, flops: 0 }
+        Memory { plan, arena, tile, windows: Vec::new(), inputs, outputs, read: 0, written: 0, flops: 0 }
     }
 
-    /// Shows steps a window of a tile, or everything.
-    pub(crate) fn enter(&mut self, window: Option<Window>) {
-        self.window = window;
+    /// Shows steps a window of a tile, whose buffers are filled with a byte first, if one is given.
+    pub(crate) fn enter(&mut self, tile: Tile, window: Window, poison: Option<u8>) -> Result<()> {
+        self.windows.push((tile, window));
+        let Some(poison) = poison else { return Ok(()) };
+        for (index, buffer) in self.plan.buffers.iter().enumerate() {
+            if let Place::Tile { offset, last, .. } = buffer.place
+                && tile.has(last)
+            {
+                let bytes = size(offset)?..size(offset.saturating_add(self.plan.held_bytes(BufferId::new(index))))?;
+                self.tile.get_mut(bytes).ok_or_else(|| outside(buffer))?.fill(poison);
+            }
+        }
+        Ok(())
     }
 
-    /// The scratch of tiles.
-    pub(crate) fn tile_mut(&mut self) -> &mut [u8] {
-        self.tile
+    /// Shows what was seen before.
+    pub(crate) fn leave(&mut self) {
+        self.windows.pop();
+    }
+
+    /// The window that steps see.
+    fn window(&self) -> Option<&Window> {
+        self.windows.last().map(|(_, window)| window)
     }
 
     /// The rows of a view that steps see: in a tile, those of the window.
     pub(crate) fn rows(&self, view: ViewId) -> Result<Segment> {
-        match &self.window {
+        match self.window() {
             Some(window) => Ok(Segment { rows: window.rows.clone(), packed: window.rows.clone() }),
             None => Ok(Segment::whole(size(self.plan.buffer_of(view).rows)?)),
         }
@@ -88,12 +103,12 @@ impl<'r, 'a> Memory<'r, 'a> {
 
     /// The first row that steps see, and the first segment.
     pub(crate) fn start(&self) -> (usize, usize) {
-        self.window.as_ref().map_or((0, 0), |window| (window.rows.start, window.segments.start))
+        self.window().map_or((0, 0), |window| (window.rows.start, window.segments.start))
     }
 
     /// Forgets what was read since some count, where every window of a tile reads it again.
     pub(crate) fn count_once(&mut self, before: u64) {
-        if self.window.as_ref().is_some_and(|window| !window.first) {
+        if self.window().is_some_and(|window| !window.first) {
             self.read = before;
         }
     }
@@ -142,7 +157,7 @@ impl<'r, 'a> Memory<'r, 'a> {
             before = packed.end;
             walked.push(Segment { rows, packed });
         }
-        if let Some(window) = &self.window {
+        if let Some(window) = self.window() {
             walked = walked.get(window.segments.clone()).map(<[Segment]>::to_vec).ok_or_else(|| {
                 Error::new(ErrorCode::PlanInvalid, format!("a table of {} segments has no {:?}", segments.len(), window.segments))
             })?;
@@ -211,9 +226,10 @@ impl<'r, 'a> Memory<'r, 'a> {
         }
     }
 
-    /// Where an element of a tile's buffer lies: only rows of the window are there.
+    /// Where an element of a tile's buffer lies: only rows of its window are there.
     fn tile_element(&self, buffer: &Buffer, offset: u64, row: usize, column: usize) -> Result<Range<usize>> {
-        match &self.window {
+        let Place::Tile { last, .. } = buffer.place else { return Err(outside(buffer)) };
+        match self.windows.iter().find(|(tile, _)| tile.has(last)).map(|(_, window)| window) {
             Some(window) if window.rows.contains(&row) => arena_element(buffer, offset, row - window.rows.start, column),
             Some(_) | None => Err(outside(buffer)),
         }

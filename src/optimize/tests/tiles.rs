@@ -221,3 +221,59 @@ fn a_fold_of_a_tile_takes_in_no_level_above() {
     insta::assert_snapshot!(fused(Target::new("test")), @"fuse-levels           kept  word and all stay two steps: the lower one folds encoded rows window by window");
     insta::assert_snapshot!(fused(Target { tiles: None, ..Target::new("test") }), @"fuse-levels           done  word feeds all from registers: 48 B not read, 48 B not written; units of up to 9 leaf rows");
 }
+
+/// Characters with attention along words, and words with positions in lines.
+fn levels(lines: &[u64], limits: TileLimits) -> String {
+    let Attended { mut b, rows, table } = attended();
+    let word = b.fold(rows, table, Reduce::new(Reducer::Mean)).unwrap();
+    let line = b.table("line", &lengths(lines)).unwrap();
+    let seen = b.map(word, &RowOp::Sinusoid { table: line, base: Number(1e4) }).unwrap();
+    let y = b.fold(seen, line, Reduce::new(Reducer::Max)).unwrap();
+    b.output("line", y).unwrap();
+    tiled(b.finish().unwrap(), &Target { tiles: Some(limits), ..Target::new("test") })
+}
+
+#[test]
+fn a_level_is_folded_from_windows_as_its_own_need_it() {
+    let limits = TileLimits { bytes: 1, rows: 2, share: 2 };
+    insta::assert_snapshot!(levels(&[2, 1], limits), @"
+    table t0 word offsets 3 of 9 rows
+    table t1 line offsets 2 of 3 rows
+    n0 = input char : f32[9x4]
+    n1 = param w : f32[12x4]
+    n2 = matmul n0, n1 : f32[9x12]
+    n12 = attend n2 by t0 heads=2 | add n0 : f32[9x4]
+    n16 = fold n12 | mean by t0 : f32[3x4]
+    n11 = map n16 | sinusoid by t1 base=10000.0 : f32[3x4]
+    n5 = fold n11 | max by t1 : f32[2x4]
+    tile n2 n12 n16 by t0 up to 4 rows inside tile 1
+    tile n5 n11 by t1 up to 2 rows
+    output line = n5
+    tile-encoders         done  char is encoded and folded in windows of up to 4 rows: 576 B not written, 576 B not read
+    tile-encoders         done  word is encoded and folded in windows of up to 2 rows: 48 B not written, 48 B not read
+    tile-encoders         done  word is folded from windows of up to 4 rows as its own windows need it: 48 B not written, 48 B not read
+    ");
+    // One window of lines is one task.
+    let told = levels(&[3], TileLimits { rows: 4, ..limits });
+    insta::assert_snapshot!(told.lines().last().unwrap_or_default(), @"tile-encoders         kept  word is written in whole: too few windows to share among threads: 1 of at least 2");
+}
+
+#[test]
+fn rows_that_only_number_alike_do_not_nest() {
+    // As many words as characters: what a window of lines takes of the characters is not what its words are made of.
+    let mut b = GraphBuilder::new();
+    let x = b.input("char", DType::F32, 3, 4).unwrap();
+    let word = b.table("word", &lengths(&[2, 0, 1])).unwrap();
+    let line = b.table("line", &lengths(&[1, 2])).unwrap();
+    let rows = b.map(x, &RowOp::Sinusoid { table: word, base: Number(1e4) }).unwrap();
+    let y = b.fold(rows, word, Reduce::new(Reducer::Sum)).unwrap();
+    let y = b.map(y, &RowOp::Sinusoid { table: line, base: Number(1e4) }).unwrap();
+    let y = b.map(y, &RowOp::Add(rows)).unwrap();
+    let y = b.fold(y, line, Reduce::new(Reducer::Sum)).unwrap();
+    b.output("line", y).unwrap();
+    let told = tiled(b.finish().unwrap(), &limits(1, 2, 2));
+    insta::assert_snapshot!(told.lines().filter(|line| line.starts_with("tile")).collect::<Vec<_>>().join("\n"), @"
+    tile n2 n10 by t1 up to 2 rows
+    tile-encoders         done  word is encoded and folded in windows of up to 2 rows: 48 B not written, 48 B not read
+    ");
+}

@@ -13,7 +13,7 @@ pub(super) fn check_overlaps(plan: &Plan, report: &mut Report) {
         match buffer.place {
             Place::Input | Place::Param | Place::Output => {}
             Place::Arena { offset, first, last } => arena.push((first, BufferId::new(index), offset, last)),
-            Place::Tile { offset, first, last } => tiles.push((first, BufferId::new(index), offset, last)),
+            Place::Tile { offset, first, last } => tiles.push((plan.taken_from(first, last), BufferId::new(index), offset, last)),
         }
     }
     check_overlaps_in(plan, "the arena", arena, report);

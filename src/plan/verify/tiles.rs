@@ -26,8 +26,10 @@ pub(super) fn check(plan: &Plan, report: &mut Report) {
     for (index, buffer) in plan.buffers.iter().enumerate() {
         let Place::Tile { offset, first, last } = buffer.place else { continue };
         let id = BufferId::new(index);
-        let of = plan.tiles.partition_point(|tile| tile.last < first);
-        let Some(tile) = plan.tiles.get(of).filter(|tile| tile.has(first) && tile.has(last)) else {
+        let of = plan.tiles.partition_point(|tile| tile.last < last);
+        // A tile inside writes with its folds: what else it writes has its own rows, which are counted below.
+        let begins = |tile: &Tile| tile.has(first) || of > 0 && plan.tiles[of - 1].inside && plan.tiles[of - 1].has(first);
+        let Some(tile) = plan.tiles.get(of).filter(|tile| tile.has(last) && begins(tile)) else {
             report.add(buffer_name(plan, id), format!("is alive {first}..{last}, which is not inside one tile"));
             continue;
         };
@@ -52,12 +54,29 @@ pub(super) fn check(plan: &Plan, report: &mut Report) {
         if tile.bytes != end {
             report.add(name(index), format!("says that it takes {} bytes, but its buffers end at {end}", tile.bytes));
         }
-        Steps { plan, tile, report }.check();
+        if tile.inside {
+            match plan.tiles.get(index + 1).filter(|next| next.first.index() == tile.last.index() + 1) {
+                None => report.add(name(index), "is inside the next, but none comes right after it"),
+                Some(next) if plan.table(next.table).rows != table.segments => {
+                    let message = format!(
+                        "is inside the next, but {} has {} segments, and {} of that has {} rows",
+                        tile.table,
+                        table.segments,
+                        next.table,
+                        plan.table(next.table).rows
+                    );
+                    report.add(name(index), message);
+                }
+                Some(_) => {}
+            }
+        }
+        Steps { plan, index, tile, report }.check();
     }
 }
 
 struct Steps<'a> {
     plan: &'a Plan,
+    index: usize,
     tile: &'a Tile,
     report: &'a mut Report,
 }
@@ -72,10 +91,18 @@ impl Steps<'_> {
             let made = if let StepKind::Fold(_) = step.kind { &mut folded } else { &mut rows };
             made.extend(step.writes().into_iter().map(|view| self.plan.view(view).buffer));
         }
+        let (inner, further) = self.made_inside();
         for (index, step) in steps {
             let id = StepId::new(index);
             self.step(id, step);
             let (by_row, whole) = operands(&step.kind);
+            for view in by_row.iter().chain(&whole) {
+                let buffer = self.plan.view(*view).buffer;
+                if further.contains(&buffer) || inner.contains(&buffer) && whole.contains(view) {
+                    let message = format!("reads {}, of which a tile inside has made no more than a window", text::view(self.plan, *view));
+                    self.report.add(id, message);
+                }
+            }
             for view in by_row {
                 if folded.contains(&self.plan.view(view).buffer) {
                     self.report.add(id, format!("reads {}, which a fold of its tile writes", text::view(self.plan, view)));
@@ -88,6 +115,19 @@ impl Steps<'_> {
                 }
             }
         }
+    }
+
+    /// What the tile right inside folds to, which there is a window of, and what else tiles inside make.
+    fn made_inside(&self) -> (BTreeSet<BufferId>, BTreeSet<BufferId>) {
+        let (mut inner, mut further) = (BTreeSet::new(), BTreeSet::new());
+        for (distance, tile) in self.plan.tiles[..self.index].iter().rev().take_while(|tile| tile.inside).enumerate() {
+            for step in &self.plan.steps[tile.first.index()..=tile.last.index()] {
+                let folds = distance == 0 && matches!(step.kind, StepKind::Fold(_));
+                let made = if folds { &mut inner } else { &mut further };
+                made.extend(step.writes().into_iter().map(|view| self.plan.view(view).buffer));
+            }
+        }
+        (inner, further)
     }
 
     fn step(&mut self, id: StepId, step: &Step) {
@@ -124,7 +164,8 @@ impl Steps<'_> {
             if makes_rows && buffer.rows != rows {
                 self.report.add(id, format!("makes {} rows, but {} of its tile has {rows}", buffer.rows, self.tile.table));
             }
-            if !makes_rows && matches!(buffer.place, Place::Tile { .. }) {
+            let own = matches!(buffer.place, Place::Tile { last, .. } if self.tile.has(last));
+            if !makes_rows && own {
                 self.report.add(id, format!("writes {}, which holds rows of a tile", text::view(self.plan, view)));
             }
         }
