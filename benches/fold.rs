@@ -1,13 +1,14 @@
 //! How fast the CPU backend folds, against the memory bandwidth measured in the same run.
 //!
-//! `cargo bench --bench fold [-- [THREADS [MEGABYTES]] [CASE…]]`, where each CASE is a part of the names to run. For each case: the median
+//! `cargo bench --bench fold [-- [--isa=NAME] [THREADS [MEGABYTES]] [CASE…]]`, where each CASE is a part of the names to run, and the instruction set is the widest there
+//! is or the one that is named. For each case: the median
 //! time over interleaved rounds and the spread of the middle half of them, the bytes that had to move (each needed input byte once, each output
 //! byte once), GB/s, and the floor as a share of the time. The floor is bytes in ÷ read bandwidth + bytes out ÷ write bandwidth, of whichever kind
 //! of write (through the cache, or past it) was faster. Inputs and outputs are ordinary memory, used again in every round.
 
 use levelfold::engine::Prepared;
 use levelfold::{Bindings, DType, Engine, Hierarchy, Layout, Leaves, Level, Reducer, Segments, TensorView, TensorViewMut};
-use levelfold_cpu::CpuBackend;
+use levelfold_cpu::{CpuBackend, Isa};
 use rayon::prelude::*;
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -274,11 +275,16 @@ fn main() {
     let mut arguments = std::env::args().skip(1).filter(|argument| argument.parse::<usize>().is_ok());
     let threads = arguments.next().map_or(2, |threads| threads.parse().expect("a number"));
     let megabytes: u64 = arguments.next().map_or(512, |megabytes| megabytes.parse().expect("a number"));
-    let engine = Engine::new(CpuBackend::builder().threads(threads).build().expect("a backend"));
+    let isa = std::env::args().find_map(|argument| {
+        let name = argument.strip_prefix("--isa=")?.to_owned();
+        Some(Isa::ALL.into_iter().find(|isa| isa.to_string() == name).expect("an instruction set: baseline, avx2 or avx512"))
+    });
+    let builder = || CpuBackend::builder().isa(isa.unwrap_or_else(Isa::widest)).threads(threads);
+    let engine = Engine::new(builder().build().expect("a backend"));
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool");
     let bytes = megabytes << 20;
     let only = std::env::args().skip(1).filter(|argument| argument.parse::<usize>().is_err() && !argument.starts_with('-')).collect();
-    let through = Engine::new(CpuBackend::builder().threads(threads).stream_bytes(u64::MAX).build().expect("a backend"));
+    let through = Engine::new(builder().stream_bytes(u64::MAX).build().expect("a backend"));
     let mut cases = Cases { only, engine: &engine, through: &through, list: Vec::new() };
     cases.add_all(bytes);
     let mut cases = cases.list;

@@ -23,6 +23,8 @@ pub(crate) struct Dense {
 
 /// So many reductions are run side by side.
 pub(crate) const GROUP: usize = 4;
+/// The least rows of a batch that are pointed at, in a small table.
+const POINTED_ROWS: usize = 64;
 /// The most bytes that are asked for ahead of their use.
 const ASKED_BYTES: usize = 8 << 10;
 /// The bytes of a line of the cache.
@@ -76,6 +78,8 @@ impl<'a> Walker<'a> {
             let most_rows = match found {
                 Found::Turned => turned,
                 Found::Worked => turned.min(ELEMENT_ROWS),
+                // Rows that are pointed at take no room, and those of a small table are in a cache wherever a batch ends.
+                Found::Pointed if k == 0 && step.tiled => stage.batch_rows.max(POINTED_ROWS),
                 Found::InPlace(_) | Found::Pointed => stage.batch_rows,
             };
             let (last, rows) = self.batch_end(k, first..last.min(first.saturating_add(most_segments)), most_rows as u64);
@@ -324,6 +328,7 @@ impl<'a> Walker<'a> {
             divides: reduction.reducer == Reducer::Mean,
             accumulate: reduction.kernels.accumulate,
             finish_block: reduction.kernels.finish_block,
+            finish_row: reduction.kernels.finish_row,
             fill: reduction.fill,
             tiled: k > 0 || step.tiled || step.stages[k].elements.is_some(),
         };

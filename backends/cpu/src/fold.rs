@@ -9,6 +9,7 @@ use crate::elements::Elements;
 use crate::folded::{FoldedWindow, PanelRun};
 use crate::histogram::Histogram;
 use crate::kernels::{self, Isa, Kernels};
+use crate::lookup;
 use crate::memory::{Memory, narrow};
 use crate::narrow::Narrow;
 use crate::select::Select;
@@ -48,6 +49,8 @@ pub(crate) struct FoldStep {
     pub(crate) tiled: bool,
     /// Scratch: the pointers of a batch of leaf rows.
     pub(crate) pointers: usize,
+    /// Scratch: room for the table that ids look up, where it is worth being read from lines of its own, and its rows.
+    pub(crate) table_copy: Option<(usize, usize)>,
     pub(crate) cuts: Cuts,
     /// Where the rows of each segment begin in a packed view, when its table is not a partition.
     pub(crate) starts: Vec<u64>,
@@ -156,6 +159,13 @@ impl FoldStep {
         let features = if idle { 0 } else { features };
         let mut scratch = Scratchpad::default();
         let pointers = scratch.take(BATCH_ROWS, size_of::<*const u8>())?;
+        let table_copy = match fold.load {
+            Load::Gather { table, .. } => match lookup::copied(plan, table, fold) {
+                Some((rows, bytes)) => Some((scratch.take(bytes, 1)?, rows)),
+                None => None,
+            },
+            Load::View { .. } | Load::Histogram { .. } => None,
+        };
         let mut stages = Vec::with_capacity(fold.stages.len());
         let mut select = None;
         let mut window_rows = BLOCK_ROWS;
@@ -302,6 +312,7 @@ impl FoldStep {
             once_read,
             tiled,
             pointers,
+            table_copy,
             cuts: Cuts::default(),
             starts: Vec::new(),
             scratch_bytes: 0,
@@ -383,6 +394,8 @@ pub(crate) struct Walker<'a> {
     pub(crate) until: u64,
     /// Whether something was written past the cache.
     pub(crate) streamed: bool,
+    /// The table that ids look up, once it was needed: where it is, or this thread's copy.
+    pub(crate) looked_up: Option<Memory>,
 }
 
 impl<'a> Walker<'a> {
@@ -399,6 +412,7 @@ impl<'a> Walker<'a> {
             folded: FoldedWindow::default(),
             until: 0,
             streamed: false,
+            looked_up: None,
         }
     }
 

@@ -106,6 +106,8 @@ pub(crate) struct Run<'a> {
     /// What the rarer kinds of runs go through.
     pub(crate) accumulate: unsafe fn(&Block),
     pub(crate) finish_block: FinishBlock,
+    /// What writes results past the cache where they begin inside lines.
+    pub(crate) finish_row: FinishRow,
     /// One element of an empty segment's row, in the first bytes.
     pub(crate) fill: [u8; 8],
     /// Whether rows that are wider than the registers are taken in tiles of columns.
@@ -165,6 +167,19 @@ impl Source {
 /// Rounds an accumulator to a dense row, divided by a divisor (of the accumulator's type) where there is one.
 pub(crate) type FinishBlock = unsafe fn(*const u8, *mut u8, usize, *const u8);
 
+/// Where a row of results, or neighbouring columns of one, goes.
+#[derive(Clone, Copy)]
+pub(crate) struct RowTo {
+    pub(crate) row: *mut u8,
+    /// Whether whole vectors go past the cache.
+    pub(crate) streams: bool,
+    /// Where they are then written a second time, through the cache, or null.
+    pub(crate) also: *mut u8,
+}
+
+/// Divides so many vectors of accumulators, at least one, by a divisor (of the accumulator's type) other than 0, and writes them past the cache.
+pub(crate) type FinishRow = unsafe fn(*const u8, usize, *const u8, RowTo);
+
 pub(crate) type FoldRun = unsafe fn(&Run<'_>, u64, u64, &mut u64) -> u64;
 
 /// What one reduction of one stage runs, over `features` elements each.
@@ -179,6 +194,8 @@ pub(crate) struct Kernels {
     pub(crate) accumulate: unsafe fn(&Block),
     /// Rounds an accumulator to a row.
     pub(crate) finish_block: FinishBlock,
+    /// Writes vectors of accumulators in the type of rows.
+    pub(crate) finish_row: FinishRow,
     /// tree slot = accumulator, widened.
     pub(crate) store: unsafe fn(*mut f64, *const u8, usize),
     /// tree slot = combine(tree slot, accumulator).
@@ -232,6 +249,12 @@ macro_rules! compiled_for {
             }
 
             $(#[$feature])?
+            unsafe fn finish_row<T: Cell>(acc: *const u8, vectors: usize, divisor: *const u8, to: RowTo) {
+                // SAFETY: the caller's promise is passed on.
+                unsafe { body::finish_row::<T, T::$vectors>(acc, vectors, divisor, to) }
+            }
+
+            $(#[$feature])?
             unsafe fn finish_tree<O: Value>(slot: *const f64, out: *mut u8, features: usize, divisor: Option<f64>) {
                 // SAFETY: the caller's promise is passed on.
                 unsafe { body::finish_tree::<O>(slot, out, features, divisor) }
@@ -244,6 +267,7 @@ macro_rules! compiled_for {
                     in_registers,
                     accumulate: accumulate::<T, R>,
                     finish_block: finish_block::<T::Wide, O>,
+                    finish_row: finish_row::<T>,
                     store: store::<T::Acc>,
                     combine_block: combine_block::<T::Acc, R>,
                     combine: combine::<R>,

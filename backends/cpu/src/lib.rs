@@ -17,6 +17,7 @@ mod helpers;
 mod histogram;
 mod kernels;
 mod load;
+mod lookup;
 mod memory;
 mod moves;
 mod named;

@@ -20,7 +20,7 @@ impl Walker<'_> {
         unsafe {
             match step.load {
                 Load::Gather { ids, table } | Load::Histogram { ids, table } => {
-                    let (ids, table) = (self.memory[ids.index()], self.memory[table.index()]);
+                    let (ids, table) = (self.memory[ids.index()], self.looked_up(table, first));
                     load_ids(ids, first, rows, |id| table.row(id));
                     if !table.is_dense() {
                         let tile = self.scratch.add(stage.tile);

@@ -5,7 +5,7 @@
 //! takes its rows one at a time.
 
 use crate::kernels::{Block, Isa};
-use crate::states::body::{Numbers, emit, load_of, store_of};
+use crate::states::body::{Numbers, RowOut, load_of, store_of};
 use crate::states::{Own, States, To, on};
 use crate::vector::{Cell, Vector};
 use levelfold::numerics::elementary::{exp_of, log_of};
@@ -15,8 +15,10 @@ use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
-/// Vectors of a register.
+/// Vectors of a register, whatever the program is.
 const BATCH: usize = 8;
+/// The most where a program has few registers.
+const WIDE: usize = 32;
 
 /// A custom reducer over rows of accumulators.
 pub(crate) struct Custom<A> {
@@ -25,6 +27,9 @@ pub(crate) struct Custom<A> {
     push: Program,
     combine: Program,
     finish: Program,
+    /// Whether weights are read, when rows are lifted and when they are pushed.
+    lift_weighs: bool,
+    push_weighs: bool,
     /// How each component is combined with its own kind alone; empty where that is not all there is.
     folds: Vec<Binary>,
     isa: Isa,
@@ -39,10 +44,14 @@ impl<A> Custom<A> {
             Instruction::Binary(operation, x, y) if (*x, *y) == (component, components + component) => Some(*operation),
             Instruction::Binary(..) | Instruction::Unary(..) => None,
         };
+        let (lift, push) = (custom.lifting(), custom.push());
         Custom {
             components,
-            lift: custom.lifting(),
-            push: custom.push(),
+            // Behind a row, which comes behind the state where there is one.
+            lift_weighs: reads(&lift, 1),
+            push_weighs: reads(&push, components + 1),
+            lift,
+            push,
             folds: (0..components).map(fold_of).collect::<Option<_>>().unwrap_or_default(),
             finish: custom.finishing(),
             combine,
@@ -52,25 +61,39 @@ impl<A> Custom<A> {
     }
 }
 
+/// Whether a program uses what is in a register.
+fn reads(program: &Program, register: usize) -> bool {
+    let by = |instruction: &Instruction| match *instruction {
+        Instruction::Unary(_, x) => x == register,
+        Instruction::Binary(_, x, y) => x == register || y == register,
+    };
+    program.outputs.contains(&register) || program.code.iter().any(by)
+}
+
 /// The registers of a program. Constants are set when it is [loaded](Registers::load), inputs by whoever runs it, and the others by instructions, each
 /// before it is read.
-struct Registers<X>([MaybeUninit<[X; BATCH]>; REGISTERS]);
+struct Registers<X> {
+    room: [MaybeUninit<X>; REGISTERS * BATCH],
+    /// The vectors of each.
+    batch: usize,
+}
 
 impl<X: Numbers> Registers<X> {
+    /// With so many vectors each.
     #[inline(always)]
-    fn new() -> Self {
-        Registers([const { MaybeUninit::uninit() }; REGISTERS])
+    fn new(batch: usize) -> Self {
+        Registers { room: [const { MaybeUninit::uninit() }; REGISTERS * BATCH], batch }
     }
 
-    /// The first vector of a register; there are [`BATCH`].
+    /// The first vector of a register.
     #[inline(always)]
     fn at(&mut self, register: usize) -> *mut X {
-        self.0[register].as_mut_ptr().cast()
+        self.room[register * self.batch..][..self.batch].as_mut_ptr().cast()
     }
 
     #[inline(always)]
     fn fill(&mut self, register: usize, number: X::Acc) {
-        self.0[register].write([<X as Packed>::splat(number); BATCH]);
+        self.room[register * self.batch..][..self.batch].fill(MaybeUninit::new(<X as Packed>::splat(number)));
     }
 
     /// Sets the constants of a program.
@@ -81,20 +104,28 @@ impl<X: Numbers> Registers<X> {
         }
     }
 
-    /// Runs a program over the first vectors of its registers.
+    /// The first vector of a register, where the first input is elsewhere.
+    #[inline(always)]
+    fn operand(&mut self, register: usize, input: *const X) -> *const X {
+        if register == 0 { input } else { self.at(register) }
+    }
+
+    /// Runs a program over the first vectors of its registers, and of its first input, at any alignment.
     ///
     /// # Safety
     /// The program was loaded and so many vectors of its inputs were set, at most a batch.
     #[inline(always)]
-    unsafe fn run(&mut self, program: &Program, vectors: usize) {
+    unsafe fn run(&mut self, program: &Program, vectors: usize, input: *const X) {
         let first = program.inputs + program.constants.len();
         for (index, instruction) in program.code.iter().enumerate() {
             let out = self.at(first + index);
             // SAFETY: operands are inputs, constants, or what an earlier instruction made, and none is what this one makes.
             unsafe {
                 match *instruction {
-                    Instruction::Unary(operation, x) => each_unary(operation, self.at(x), out, vectors),
-                    Instruction::Binary(operation, x, y) => each_binary(operation, self.at(x), self.at(y), out, vectors),
+                    Instruction::Unary(operation, x) => each_unary(operation, self.operand(x, input), out, vectors),
+                    Instruction::Binary(operation, x, y) => {
+                        each_binary(operation, self.operand(x, input), self.operand(y, input), out, vectors)
+                    }
                 }
             }
         }
@@ -109,7 +140,7 @@ unsafe fn each_unary<X: Packed>(operation: Unary, x: *const X, out: *mut X, vect
             for vector in 0..vectors {
                 // SAFETY: the caller gives so many vectors.
                 unsafe {
-                    let $x = x.add(vector).read();
+                    let $x = x.add(vector).read_unaligned();
                     out.add(vector).write($made);
                 }
             }
@@ -156,11 +187,11 @@ macro_rules! with_binary {
 unsafe fn each_binary<X: Packed>(operation: Binary, x: *const X, y: *const X, out: *mut X, vectors: usize) {
     with_binary!(operation, |Made| for vector in 0..vectors {
         // SAFETY: the caller gives so many vectors.
-        unsafe { out.add(vector).write(Made::of(x.add(vector).read(), y.add(vector).read())) }
+        unsafe { out.add(vector).write(Made::of(x.add(vector).read_unaligned(), y.add(vector).read_unaligned())) }
     });
 }
 
-/// Folds rows of `vectors` vectors each into a state.
+/// Folds rows of `vectors` vectors each, at any alignment, into a state.
 #[inline(always)]
 unsafe fn fold_rows<X: Packed>(operation: Binary, state: *mut X, rows: *const X, count: usize, vectors: usize) {
     with_binary!(operation, |Made| for vector in 0..vectors {
@@ -168,7 +199,7 @@ unsafe fn fold_rows<X: Packed>(operation: Binary, state: *mut X, rows: *const X,
         unsafe {
             let mut folded = state.add(vector).read();
             for row in 0..count {
-                folded = Made::of(folded, rows.add(row * vectors + vector).read());
+                folded = Made::of(folded, rows.add(row * vectors + vector).read_unaligned());
             }
             state.add(vector).write(folded);
         }
@@ -186,9 +217,9 @@ struct Columns {
 
 impl Columns {
     #[inline(always)]
-    fn from(first: usize, features: usize, lanes: usize) -> Self {
+    fn from(first: usize, features: usize, lanes: usize, most: usize) -> Self {
         let left = features - first;
-        let vectors = left.div_ceil(lanes).min(BATCH);
+        let vectors = left.div_ceil(lanes).min(most);
         Columns { first, vectors, part: if left < vectors * lanes { left % lanes } else { 0 }, lanes }
     }
 
@@ -208,11 +239,11 @@ impl Columns {
 /// how much of it there is.
 macro_rules! over_planes {
     ($program:expr, $groups:expr, $features:expr, $vector:ty, |$plane:ident, $lanes:ident, $column:ident, $part:ident| $write:expr) => {{
-        let mut registers = Registers::<$vector>::new();
+        let mut registers = Registers::<$vector>::new(BATCH);
         registers.load($program);
         let mut column = 0;
         while column < $features {
-            let columns = Columns::from(column, $features, <$vector>::LANES);
+            let columns = Columns::from(column, $features, <$vector>::LANES, BATCH);
             let mut input = 0;
             for (planes, count) in $groups {
                 for plane in 0..count {
@@ -223,7 +254,8 @@ macro_rules! over_planes {
                     input += 1;
                 }
             }
-            registers.run($program, columns.vectors);
+            let input = registers.at(0);
+            registers.run($program, columns.vectors, input);
             for ($plane, output) in $program.outputs.iter().enumerate() {
                 for vector in 0..columns.vectors {
                     let ($column, $part) = columns.of(vector);
@@ -238,13 +270,15 @@ macro_rules! over_planes {
 
 #[inline(always)]
 unsafe fn accumulate<X: Numbers>(of: &Custom<X::Acc>, block: &Block, plane: usize) {
-    let mut registers = Registers::<X>::new();
+    // What no other program follows has the room for itself.
+    let batch = if of.folds.is_empty() { BATCH } else { (REGISTERS * BATCH / of.lift.registers().max(1)).clamp(BATCH, WIDE) };
+    let mut registers = Registers::<X>::new(batch);
     if !of.folds.is_empty() {
         registers.load(&of.lift);
     }
     let mut column = 0;
     while column < block.features {
-        let columns = Columns::from(column, block.features, X::LANES);
+        let columns = Columns::from(column, block.features, X::LANES, batch);
         // SAFETY: the block has these rows, weights, planes and columns.
         unsafe {
             if of.folds.is_empty() {
@@ -257,18 +291,39 @@ unsafe fn accumulate<X: Numbers>(of: &Custom<X::Acc>, block: &Block, plane: usiz
     }
 }
 
-/// Sets two registers to vectors of a row and to its weight, from a vector of them on.
+/// Where some columns of rows lie, if whole vectors of them follow each other from row to row.
 #[inline(always)]
-unsafe fn take_row<X: Numbers>(registers: &mut Registers<X>, register: usize, at: usize, block: &Block, row: usize, columns: Columns) {
-    let (x, w) = (registers.at(register), registers.at(register + 1));
+unsafe fn rows_in_place<X: Numbers>(block: &Block, rows: Range<usize>, columns: Columns) -> Option<*const X> {
+    // SAFETY: the block has these rows and columns.
+    unsafe {
+        let start = |row: usize| block.rows.add(row).read().cast::<X::Acc>().add(columns.first);
+        let bytes = columns.vectors * X::LANES * size_of::<X::Acc>();
+        let follow = rows.clone().skip(1).all(|row| start(row).addr() == start(row - 1).addr().wrapping_add(bytes));
+        (columns.part == 0 && follow).then(|| start(rows.start).cast())
+    }
+}
+
+/// Sets a register to vectors of a row, from a vector of it on.
+#[inline(always)]
+unsafe fn take_row<X: Numbers>(x: *mut X, block: &Block, row: usize, columns: Columns) {
     // SAFETY: the block has this row and these columns, and the batch as many vectors.
     unsafe {
         let from = block.rows.add(row).read().cast::<X::Acc>();
-        let weight = if block.weights.is_null() { X::Acc::of_f64(1.0) } else { block.weights.cast::<X::Acc>().add(row).read() };
         for vector in 0..columns.vectors {
             let (column, part) = columns.of(vector);
-            x.add(at + vector).write(load_of(from.add(column), part));
-            w.add(at + vector).write(<X as Packed>::splat(weight));
+            x.add(vector).write(load_of(from.add(column), part));
+        }
+    }
+}
+
+/// Sets so many vectors of a register to the weight of a row.
+#[inline(always)]
+unsafe fn take_weight<X: Numbers>(w: *mut X, block: &Block, row: usize, vectors: usize) {
+    // SAFETY: the block has this row, and the batch as many vectors.
+    unsafe {
+        let weight = if block.weights.is_null() { X::Acc::of_f64(1.0) } else { block.weights.cast::<X::Acc>().add(row).read() };
+        for vector in 0..vectors {
+            w.add(vector).write(<X as Packed>::splat(weight));
         }
     }
 }
@@ -277,21 +332,30 @@ unsafe fn take_row<X: Numbers>(registers: &mut Registers<X>, register: usize, at
 #[inline(always)]
 unsafe fn fold_lifted<X: Numbers>(of: &Custom<X::Acc>, block: &Block, plane: usize, columns: Columns, registers: &mut Registers<X>) {
     let vectors = columns.vectors;
-    let most = BATCH / vectors;
-    let mut states = [const { MaybeUninit::<[X; BATCH]>::uninit() }; MAX_STATE];
+    let most = registers.batch / vectors;
+    let mut states = [const { MaybeUninit::<[X; WIDE]>::uninit() }; MAX_STATE];
     let mut row = 0;
     // SAFETY: the block has these rows and columns; states are begun by the first batch.
     unsafe {
         while row < block.count {
             let some = most.min(block.count - row);
+            let in_place = rows_in_place::<X>(block, row..row + some, columns);
             for index in 0..some {
-                take_row::<X>(registers, 0, index * vectors, block, row + index, columns);
+                if in_place.is_none() {
+                    take_row(registers.at(0).add(index * vectors), block, row + index, columns);
+                }
+                if of.lift_weighs {
+                    take_weight(registers.at(1).add(index * vectors), block, row + index, vectors);
+                }
             }
-            registers.run(&of.lift, some * vectors);
+            let input = in_place.unwrap_or(registers.at(0));
+            registers.run(&of.lift, some * vectors, input);
             for ((state, operation), output) in states.iter_mut().zip(&of.folds).zip(&of.lift.outputs) {
-                let (state, lifted) = (state.as_mut_ptr().cast::<X>(), registers.at(*output).cast_const());
+                let (state, lifted) = (state.as_mut_ptr().cast::<X>(), registers.operand(*output, input));
                 if row == 0 {
-                    std::ptr::copy_nonoverlapping(lifted, state, vectors);
+                    for vector in 0..vectors {
+                        state.add(vector).write(lifted.add(vector).read_unaligned());
+                    }
                     fold_rows(*operation, state, lifted.add(vectors), some - 1, vectors);
                 } else {
                     fold_rows(*operation, state, lifted, some, vectors);
@@ -313,8 +377,12 @@ unsafe fn push_rows<X: Numbers>(of: &Custom<X::Acc>, block: &Block, plane: usize
     // SAFETY: the block has these rows and columns; programs are loaded, and their inputs set, before they run.
     unsafe {
         registers.load(&of.lift);
-        take_row::<X>(registers, 0, 0, block, 0, columns);
-        registers.run(&of.lift, vectors);
+        take_row(registers.at(0), block, 0, columns);
+        if of.lift_weighs {
+            take_weight(registers.at(1), block, 0, vectors);
+        }
+        let input = registers.at(0);
+        registers.run(&of.lift, vectors, input);
         for row in 1..=block.count {
             // All results are read before the state changes.
             let outputs = if row == 1 { &of.lift.outputs } else { &of.push.outputs };
@@ -330,8 +398,11 @@ unsafe fn push_rows<X: Numbers>(of: &Custom<X::Acc>, block: &Block, plane: usize
             for (plane, state) in states.iter().enumerate().take(count) {
                 std::ptr::copy_nonoverlapping(state.as_ptr().cast(), registers.at(plane), vectors);
             }
-            take_row::<X>(registers, count, 0, block, row, columns);
-            registers.run(&of.push, vectors);
+            take_row(registers.at(count), block, row, columns);
+            if of.push_weighs {
+                take_weight(registers.at(count + 1), block, row, vectors);
+            }
+            registers.run(&of.push, vectors, input);
         }
         for (index, state) in states.iter().enumerate().take(count) {
             put(state.as_ptr().cast::<X>(), block.acc.cast::<X::Acc>().add(index * plane), columns);
@@ -378,7 +449,9 @@ macro_rules! compiled_for {
                 // SAFETY: the caller's promise.
                 unsafe {
                     let groups = [(acc.cast::<A>(), of.components)];
-                    over_planes!(&of.finish, groups, features, A::$vectors, |_plane, lanes, column, part| emit::<A, A::$vectors>(lanes, to, column, part));
+                    let mut row = RowOut::<A, A::$vectors>::new(to);
+                    over_planes!(&of.finish, groups, features, A::$vectors, |_plane, lanes, column, part| row.put(lanes, column, part));
+                    row.end();
                 }
             }
 

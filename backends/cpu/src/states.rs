@@ -18,14 +18,7 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 
 /// Where the results of a segment of one block go: a row of accumulators.
-#[derive(Clone, Copy)]
-pub(crate) struct To {
-    pub(crate) row: *mut u8,
-    /// Whether whole vectors go past the cache.
-    pub(crate) streams: bool,
-    /// Where they are then written a second time, through the cache, or null.
-    pub(crate) also: *mut u8,
-}
+pub(crate) use crate::kernels::RowTo as To;
 
 /// What a reduction with a state runs.
 ///

@@ -8,6 +8,8 @@
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod halves;
+#[cfg(target_arch = "x86_64")]
+mod lines;
 mod packed;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod squares;
@@ -80,6 +82,22 @@ pub(crate) trait Lanes<T: Value>: Vector<Acc = T::Acc> + Fused {
         // SAFETY: the caller's promise.
         unsafe { self.round(to) }
     }
+    /// As [`stream`](Lanes::stream), the first of vectors that follow each other: those that begin inside a line are put together to whole ones, since lines that
+    /// are written in parts take longer.
+    #[inline(always)]
+    unsafe fn stream_first(self, to: *mut T) {
+        // SAFETY: the caller's promise.
+        unsafe { self.stream(to) }
+    }
+    /// One of the others, behind this one.
+    #[inline(always)]
+    unsafe fn stream_next(self, _before: Self, to: *mut T) {
+        // SAFETY: the caller's promise.
+        unsafe { self.stream(to) }
+    }
+    /// What is left of the last one, which was streamed to this address.
+    #[inline(always)]
+    unsafe fn stream_rest(self, _to: *mut T) {}
 }
 
 /// Asks for a cache line that is about to be read. Any address will do.
@@ -244,7 +262,7 @@ impl<A: Elementary, const N: usize> Vector for Portable<A, N> {
 
 /// Elements that are their own accumulators.
 macro_rules! own_lanes {
-    ($float:ty, $vector:ty, [$($width:ident)?] $(, $stream:ident)?) => {
+    ($float:ty, $vector:ty, [$($width:ident)?] $(, $stream:ident $(, $lines:ident)?)?) => {
         impl$(<const $width: usize>)? Lanes<$float> for $vector {
             $(
                 #[inline(always)]
@@ -252,6 +270,8 @@ macro_rules! own_lanes {
                     // SAFETY: the caller's promise.
                     unsafe { $stream(to, self.0) }
                 }
+
+                $($lines!($float);)?
             )?
 
             #[inline(always)]

@@ -68,12 +68,14 @@ fn hierarchy(rng: &mut Rng) -> Hierarchy {
         };
         rows = Some(segments.len());
         let mut level = Level::new(&format!("l{index}"), segments).on_empty(rng.pick(&[OnEmpty::Zero, OnEmpty::Fill(-2.5), OnEmpty::NaN]));
-        level = match rng.next() % 6 {
+        level = match rng.next() % 8 {
             0 => level.reduce_all(&[Reducer::Mean, Reducer::Max, Reducer::Min]),
             1 => level.reduce(Reducer::Max),
             2 => level.reduce(Reducer::Sum).weights(&format!("w{index}"), dtype),
             3 => level.reduce(Reducer::L2),
             4 => level.reduce(Reducer::Mean).dtype(DType::F32),
+            5 => level.reduce(Reducer::Var { ddof: 0 }),
+            6 => level.reduce("custom(squares: s from w * x * x by a.s + b.s else 0; sqrt(s))".parse().unwrap()),
             _ => level.reduce(Reducer::Mean),
         };
         hierarchy = hierarchy.level(if !rng.next().is_multiple_of(3) { level.keep() } else { level });
@@ -81,10 +83,16 @@ fn hierarchy(rng: &mut Rng) -> Hierarchy {
     hierarchy
 }
 
-/// Whatever numbers, of every size and sign, or ids.
-fn data(rng: &mut Rng, buffer: &Buffer) -> Vec<u8> {
+/// Whatever numbers, of every size and sign, or ids. Values of some seeds are now and then none, or infinite, or a zero.
+fn data(rng: &mut Rng, buffer: &Buffer, specials: bool) -> Vec<u8> {
     let size = buffer.dtype.size() as u64;
-    let number = |rng: &mut Rng| (rng.next() % 4001) as f64 / 64.0 - if buffer.name.contains('w') { 0.0 } else { 31.0 };
+    let is_weight = buffer.name.contains('w');
+    let number = |rng: &mut Rng| {
+        if specials && !is_weight && rng.next().is_multiple_of(100) {
+            return rng.pick(&[f64::NAN, -f64::NAN, f64::INFINITY, f64::NEG_INFINITY, 0.0, -0.0, 0.0, -0.0]);
+        }
+        (rng.next() % 4001) as f64 / 64.0 - if is_weight { 0.0 } else { 31.0 }
+    };
     (0..buffer.bytes() / size)
         .flat_map(|_| match buffer.dtype {
             DType::F32 => (number(rng) as f32).to_ne_bytes().to_vec(),
@@ -146,16 +154,16 @@ fn no_edge_of_a_batch_or_a_task_changes_a_bit() {
             cpus.push((format!("{isa}, small {small}, stream {stream}"), Engine::new(backend)));
         }
     }
-    for seed in 0..32 {
+    for seed in 0..40 {
         let mut rng = Rng(seed);
         let hierarchy = hierarchy(&mut rng);
         let literal = reference.prepare(&hierarchy).unwrap();
-        let data: Vec<Vec<u8>> = literal.plan().inputs().map(|(_, buffer)| data(&mut rng, buffer)).collect();
+        let data: Vec<Vec<u8>> = literal.plan().inputs().map(|(_, buffer)| data(&mut rng, buffer, seed % 2 == 1)).collect();
         let wanted = run(&literal, &data, 0);
         for (name, cpu) in &cpus {
             let prepared = cpu.prepare(&hierarchy).unwrap();
             // Elements have at most 8 bytes; past the cache, 16 and 64 matter.
-            for offset in [0, 16, 8] {
+            for offset in [0, 16, 32, 48, 8] {
                 assert!(
                     run(&prepared, &data, offset) == wanted,
                     "seed {seed}, {name}, outputs {offset} bytes behind a line: {hierarchy:?}"

@@ -4,7 +4,7 @@
 //! it lies, which is what it is fastest at. Of wide rows that are apart, four are taken at a time. Rows that a small table holds are in a cache already: of
 //! those, wide ones are taken as many columns at a time as the registers hold.
 
-use super::{Block, Run, Source};
+use super::{Block, RowTo, Run, Source};
 use crate::load::load_weights;
 use crate::vector::{Lanes, Vector, VectorOp};
 use levelfold::numerics::{Accumulator, BLOCK_ROWS, Value};
@@ -321,6 +321,15 @@ macro_rules! each_segment {
 pub(super) unsafe fn fold_run<T: Value, X: Lanes<T>, R: VectorOp>(run: &Run<'_>, first: u64, last: u64, rows_read: &mut u64) -> u64 {
     let Run { features, tiled, streams, .. } = *run;
     let acc = run.acc.cast::<T::Acc>();
+    // Vectors that would each be written across the end of a line.
+    if streams
+        && features >= X::LANES
+        && X::LANES * size_of::<T>() == LINE
+        && !(run.out.addr() | run.out_stride.unsigned_abs()).is_multiple_of(LINE)
+    {
+        // SAFETY: the caller's promise is passed on.
+        return unsafe { fold_run_by_lines::<T::Acc>(run, first, last, rows_read, features / X::LANES) };
+    }
     // SAFETY: the caller's rows, weights and results.
     unsafe {
         match (run.source, run.weights) {
@@ -376,6 +385,53 @@ pub(super) unsafe fn fold_run_through<A: Accumulator>(run: &Run<'_>, first: u64,
                 std::ptr::copy_nonoverlapping(out, also, features * run.out_size);
             }
         })
+    }
+}
+
+/// As [`fold_run`], where results go past the cache and begin inside lines: their rows, of so many whole vectors, are put together to lines.
+unsafe fn fold_run_by_lines<A: Accumulator>(run: &Run<'_>, first: u64, last: u64, rows_read: &mut u64, vectors: usize) -> u64 {
+    let Run { features, tiled, .. } = *run;
+    // SAFETY: the caller's rows, weights and results.
+    unsafe {
+        each_segment!(run, first, last, rows_read, |start, at, count, out, also| {
+            let (mut divisor, mut weights) = (divisor_of::<A>(run, count), [A::default(); BLOCK_ROWS]);
+            if let Some(memory) = run.weights {
+                let sum = load_weights::<A>(memory, start, &mut weights[..count]);
+                divisor = if run.divides { sum } else { divisor };
+            }
+            let mut pointers = [std::ptr::null::<u8>(); BLOCK_ROWS];
+            let rows = run.source.rows(at, start, &mut pointers[..count]);
+            let weights = if run.weights.is_some() { weights.as_ptr().cast() } else { std::ptr::null() };
+            (run.accumulate)(&Block { acc: run.acc, rows, count, features, weights, tiled });
+            (run.finish_row)(run.acc, vectors, (&raw const divisor).cast(), RowTo { row: out, streams: true, also });
+        })
+    }
+}
+
+/// See [`Run::finish_row`].
+#[inline(always)]
+pub(super) unsafe fn finish_row<T: Value, X: Lanes<T>>(acc: *const u8, vectors: usize, divisor: *const u8, to: RowTo) {
+    let (acc, out, also) = (acc.cast::<X::Acc>(), to.row.cast::<T>(), to.also.cast::<T>());
+    // SAFETY: the caller gives so many vectors, a divisor, and a row with room for them.
+    unsafe {
+        let divisor = divisor.cast::<X::Acc>().read();
+        let by = X::splat(divisor);
+        let mut before = X::splat(divisor);
+        for index in 0..vectors {
+            let lanes = X::load(acc.add(index * X::LANES));
+            let lanes = if divisor == X::Acc::default() { lanes } else { lanes.div(by) }.canonical();
+            let to = out.add(index * X::LANES);
+            if index == 0 {
+                lanes.stream_first(to)
+            } else {
+                lanes.stream_next(before, to)
+            }
+            if !also.is_null() {
+                lanes.round(also.add(index * X::LANES));
+            }
+            before = lanes;
+        }
+        before.stream_rest(out.add((vectors - 1) * X::LANES));
     }
 }
 

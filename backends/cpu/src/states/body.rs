@@ -291,12 +291,14 @@ where
     X: Lanes<A> + Packed<Number = A>,
 {
     let (acc, n) = (acc.cast::<A>(), X::of(n));
+    let mut row = RowOut::<A, X>::new(to);
     // SAFETY: the caller's planes and results.
     unsafe {
         each_vector!(X, features, |column, part| {
             let state = planes_of::<X>(acc, M::BLOCK, features, column, part);
-            emit::<A, X>(monoid.finish_block(state, n), to, column, part);
+            row.put(monoid.finish_block(state, n), column, part);
         });
+        row.end();
     }
 }
 
@@ -306,30 +308,65 @@ pub(super) unsafe fn divide<A: Value<Acc = A>, X>(acc: *const u8, divisor: f64, 
 where
     X: Lanes<A> + Packed<Number = A>,
 {
+    let mut row = RowOut::<A, X>::new(to);
     // SAFETY: the caller's accumulators and results.
     unsafe {
         each_vector!(X, features, |column, part| {
             let lanes: X = load_of(acc.cast::<A>().add(column), part);
             let lanes = if divisor == 0.0 { lanes } else { lanes / X::of(divisor) };
-            emit::<A, X>(lanes, to, column, part);
+            row.put(lanes, column, part);
         });
+        row.end();
     }
 }
 
-/// Writes a vector of results, or the first `part` lanes of one.
-#[inline(always)]
-pub(crate) unsafe fn emit<A: Value<Acc = A>, X: Lanes<A>>(lanes: X, to: To, column: usize, part: usize) {
-    // SAFETY: the caller gives the results' columns.
-    unsafe {
-        let lanes = lanes.canonical();
-        let To { row, streams, also } = to;
-        let row = row.cast::<A>().add(column);
-        if !streams || part > 0 {
-            return store_of(lanes, row, part);
+/// A row of results that is written vector by vector, from its first column on.
+pub(crate) struct RowOut<A, X> {
+    to: To,
+    /// The vector that was written last, and to where.
+    last: Option<(X, *mut A)>,
+}
+
+impl<A: Value<Acc = A>, X: Lanes<A>> RowOut<A, X> {
+    #[inline(always)]
+    pub(crate) fn new(to: To) -> Self {
+        RowOut { to, last: None }
+    }
+
+    /// Writes a vector, or the first `part` lanes of one.
+    ///
+    /// # Safety
+    /// The row has these columns.
+    #[inline(always)]
+    pub(crate) unsafe fn put(&mut self, lanes: X, column: usize, part: usize) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let lanes = lanes.canonical();
+            let To { row, streams, also } = self.to;
+            let row = row.cast::<A>().add(column);
+            if !streams || part > 0 {
+                return store_of(lanes, row, part);
+            }
+            match self.last {
+                None => lanes.stream_first(row),
+                Some((before, _)) => lanes.stream_next(before, row),
+            }
+            self.last = Some((lanes, row));
+            if !also.is_null() {
+                lanes.store(also.cast::<A>().add(column));
+            }
         }
-        lanes.stream(row);
-        if !also.is_null() {
-            lanes.store(also.cast::<A>().add(column));
+    }
+
+    /// Ends the row.
+    ///
+    /// # Safety
+    /// As for [`put`](Self::put).
+    #[inline(always)]
+    pub(crate) unsafe fn end(self) {
+        if let Some((last, row)) = self.last {
+            // SAFETY: what was written.
+            unsafe { last.stream_rest(row) }
         }
     }
 }

@@ -1,5 +1,6 @@
 //! AVX2 and AVX-512 vectors.
 
+use super::lines::{Line, stream_f32x8, stream_f32x16, stream_f64x4, stream_f64x8, whole_lines};
 use super::{Lanes, Vector, own_lanes};
 use half::{bf16, f16};
 use levelfold::DType;
@@ -286,7 +287,7 @@ macro_rules! avx512 {
             }
         }
 
-        own_lanes!($float, $vector, [], $stream);
+        own_lanes!($float, $vector, [], $stream, whole_lines);
     };
 }
 
@@ -330,42 +331,6 @@ avx512!(
     round_f64,
     stream_f64x8
 );
-
-/// 64 bytes past the cache, to a multiple of 16 bytes: in one piece where it is a whole line.
-#[inline(always)]
-unsafe fn stream_f32x16(to: *mut f32, lanes: __m512) {
-    // SAFETY: the caller gives the elements and is compiled for AVX-512.
-    unsafe {
-        if to.addr().is_multiple_of(64) {
-            _mm512_stream_ps(to, lanes);
-        } else {
-            stream_f32x8(to, _mm512_castps512_ps256(lanes));
-            stream_f32x8(to.add(8), _mm512_extractf32x8_ps::<1>(lanes));
-        }
-    }
-}
-
-/// As above, 32 bytes.
-#[inline(always)]
-unsafe fn stream_f32x8(to: *mut f32, lanes: __m256) {
-    // SAFETY: the caller gives the elements and is compiled for AVX2.
-    unsafe {
-        _mm_stream_ps(to, _mm256_castps256_ps128(lanes));
-        _mm_stream_ps(to.add(4), _mm256_extractf128_ps::<1>(lanes));
-    }
-}
-
-#[inline(always)]
-unsafe fn stream_f64x8(to: *mut f64, lanes: __m512d) {
-    // SAFETY: the same bytes.
-    unsafe { stream_f32x16(to.cast(), _mm512_castpd_ps(lanes)) }
-}
-
-#[inline(always)]
-unsafe fn stream_f64x4(to: *mut f64, lanes: __m256d) {
-    // SAFETY: the same bytes.
-    unsafe { stream_f32x8(to.cast(), _mm256_castpd_ps(lanes)) }
-}
 
 /// 16-bit floats, as the integers that registers move.
 trait Half {
