@@ -11,6 +11,8 @@ use levelfold::numerics::{Accumulator, BLOCK_ROWS, Value};
 
 /// The bytes of a line of the cache.
 const LINE: usize = 64;
+/// The fewest vectors of a row that are put together to lines.
+const BY_LINES: usize = 16;
 
 /// Where the rows of a block are.
 trait Rows<T> {
@@ -321,9 +323,10 @@ macro_rules! each_segment {
 pub(super) unsafe fn fold_run<T: Value, X: Lanes<T>, R: VectorOp>(run: &Run<'_>, first: u64, last: u64, rows_read: &mut u64) -> u64 {
     let Run { features, tiled, streams, .. } = *run;
     let acc = run.acc.cast::<T::Acc>();
-    // Vectors that would each be written across the end of a line.
+    // Many vectors that would each be written across the end of a line. Fewer, or rows that come from memory, which take as long as this costs, are written in parts.
     if streams
-        && features >= X::LANES
+        && tiled
+        && features >= BY_LINES * X::LANES
         && X::LANES * size_of::<T>() == LINE
         && !(run.out.addr() | run.out_stride.unsigned_abs()).is_multiple_of(LINE)
     {
