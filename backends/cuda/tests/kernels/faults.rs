@@ -465,7 +465,7 @@ fn planted_faults_are_caught() {
         }
     }
     assert!(missed.is_empty(), "{}", missed.join("\n"));
-    println!("{} planted faults, all caught", all_faults().count());
+    report!("{} planted faults, all caught", all_faults().count());
 }
 
 /// Products that are fused into sums: what `--fmad=false` is there for.

@@ -1,5 +1,13 @@
 //! The kernels, each for itself and without a GPU: run on the CPU by the shim under several schedules and held against an oracle, bit by bit.
 
+/// Says what ran, also where tests pass: a test's own output is shown only where it fails.
+macro_rules! report {
+    ($($text:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stderr(), $($text)*);
+    }};
+}
+
 mod case;
 mod faults;
 mod maps;
@@ -115,8 +123,5 @@ fn every_kernel_gives_the_wanted_bits_under_every_schedule() {
         let compiled = compile_fold(&shim, named, unchanged)?;
         check(named, &compiled, &moves, seeds(index, CASES))
     });
-    println!(
-        "{kernels} fold kernels, 3 schedules, {cases} cases, {} launches, {} values: all bits as wanted",
-        total.launches, total.values
-    );
+    report!("{kernels} fold kernels, 3 schedules, {cases} cases, {} launches, {} values: all bits as wanted", total.launches, total.values);
 }

@@ -215,5 +215,5 @@ fn operations_on_rows_give_the_wanted_bits_under_every_schedule() {
     let module = compile(&shim, &KernelSpec::Maps, &KernelSpec::Maps.source()).expect("the maps compile");
     let (cases, at_once) = maps(&module, SEEDS..SEEDS + 400).unwrap_or_else(|error| panic!("{error}"));
     assert!(at_once > cases / 3, "{at_once} of {cases}");
-    println!("2 kernels, 3 schedules, {cases} lists of operations on rows, {at_once} over several elements at once: all bits as wanted");
+    report!("2 kernels, 3 schedules, {cases} lists of operations on rows, {at_once} over several elements at once: all bits as wanted");
 }

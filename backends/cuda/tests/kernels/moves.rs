@@ -153,7 +153,7 @@ pub(crate) fn copies(moves: &Module, seeds: std::ops::Range<u64>) -> Result<u64,
 fn copies_move_every_unit_to_its_place() {
     let Some(moves) = moves("copies") else { return };
     let cases = copies(&moves, 0xc0b1_0000..0xc0b1_0078).unwrap_or_else(|error| panic!("{error}"));
-    println!("1 kernel, 3 schedules, {cases} copies: all bytes as wanted");
+    report!("1 kernel, 3 schedules, {cases} copies: all bytes as wanted");
 }
 
 /// Runs second passes over random partials: as many as a block takes, of several segments, and with weights.
@@ -233,7 +233,7 @@ pub(crate) fn finishes(moves: &Module, seeds: std::ops::Range<u64>) -> Result<u6
 fn second_passes_pair_partials_as_they_must() {
     let Some(moves) = moves("second passes") else { return };
     let cases = finishes(&moves, 0xf101_0000..0xf101_0050).unwrap_or_else(|error| panic!("{error}"));
-    println!("1 kernel, 3 schedules, {cases} second passes: all bits as wanted");
+    report!("1 kernel, 3 schedules, {cases} second passes: all bits as wanted");
 }
 
 /// The same of a reducer with a state.
@@ -322,7 +322,7 @@ fn second_passes_pair_states_as_they_must() {
         cases += finishes_of_states(reducer, &finish, 0xf15_7000..0xf15_7010).unwrap_or_else(|error| panic!("{error}"));
         kernels += 1;
     }
-    println!("{kernels} kernels, 3 schedules, {cases} second passes of states: all bits as wanted");
+    report!("{kernels} kernels, 3 schedules, {cases} second passes of states: all bits as wanted");
 }
 
 /// Numbers at which a rounding to 16 bits can go wrong: every value, every midpoint, and their neighbours.
@@ -384,7 +384,7 @@ fn numbers_are_rounded_once() {
         roundings(&moves, dtype, &numbers).unwrap_or_else(|error| panic!("{error}"));
         count += numbers.len();
     }
-    println!("{count} roundings as wanted");
+    report!("{count} roundings as wanted");
 }
 
 #[test]

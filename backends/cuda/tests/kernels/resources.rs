@@ -94,7 +94,7 @@ fn kernels_compile_for_devices_and_spill_nothing() {
     }
     assert!(spilled.is_empty(), "registers are spilled:\n{}", spilled.join("\n"));
     insta::assert_snapshot!("resources", table);
-    println!("{kernels} kernels compiled for {} architectures, none spills", ARCHITECTURES.len());
+    report!("{kernels} kernels compiled for {} architectures, none spills", ARCHITECTURES.len());
 }
 
 /// What the driver compiles for devices that NVRTC does not know: every product and sum says how it is rounded, so the driver cannot fuse them.

@@ -41,7 +41,7 @@ fn kernels_are_clean_under_sanitizers() {
     let (said, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{said}\n{errors}");
     let counts = said.lines().find_map(|line| line.split_once("sanitized: ")).expect("the child counts").1;
-    println!("{counts}");
+    report!("{counts}");
 }
 
 fn clean() {
