@@ -77,11 +77,6 @@ impl Plan {
         }
     }
 
-    /// The tile whose window a [`Place::Tile`] buffer holds: that of its last step. A tile inside may fill it.
-    pub fn home(&self, last: StepId) -> Option<&Tile> {
-        self.tile_of(last)
-    }
-
     /// From when on a [`Place::Tile`] buffer may not be written by others: where a tile inside fills it, all steps inside run again until it is full.
     pub fn taken_from(&self, first: StepId, last: StepId) -> StepId {
         let same = self.tile_of(first).is_some_and(|tile| tile.has(last));
@@ -94,7 +89,8 @@ impl Plan {
         match buffer.place {
             Place::Input | Place::Param | Place::Output | Place::Arena { .. } => buffer.bytes(),
             Place::Tile { last, .. } => {
-                let rows = self.home(last).map_or(buffer.rows, |tile| tile.rows.min(buffer.rows));
+                // It holds a window of the tile of its last step; one inside that may fill it.
+                let rows = self.tile_of(last).map_or(buffer.rows, |tile| tile.rows.min(buffer.rows));
                 Buffer { rows, ..buffer.clone() }.bytes()
             }
         }

@@ -7,6 +7,7 @@
 use crate::elements::ELEMENT_ROWS;
 use crate::fold::{ReductionRun, Walker};
 use crate::kernels::{Run, Source};
+use crate::memory::LINE;
 use crate::stream;
 use crate::vector::prefetch;
 use levelfold::Reducer;
@@ -27,8 +28,6 @@ pub(crate) const GROUP: usize = 4;
 const POINTED_ROWS: usize = 64;
 /// The most bytes that are asked for ahead of their use.
 const ASKED_BYTES: usize = 8 << 10;
-/// The bytes of a line of the cache.
-const LINE: usize = 64;
 /// What stores past the cache have to be aligned to.
 const VECTOR_ALIGN: usize = 16;
 

@@ -4,7 +4,7 @@ use crate::fold::{FoldStep, Scratchpad, Walker};
 use crate::kernels::Source;
 use crate::kernels::items::Op;
 use crate::kernels::panels::{self, FoldPanels, Panels, ROW_ALIGN, ROWS};
-use crate::memory::Memory;
+use crate::memory::{LINE, Memory};
 use crate::stream;
 use levelfold::DType;
 use levelfold::error::Result;
@@ -27,8 +27,6 @@ pub(crate) struct PanelRun {
 /// The most rows of a window, but for what its last block has more, and for the line that it begins in.
 const WINDOW: usize = 2048;
 const TABLE: usize = WINDOW + 128;
-/// The bytes of a line of the cache.
-const LINE: usize = 64;
 
 impl PanelRun {
     /// For the one reduction of the lowest stage, whose tile has so many bytes; `None` where the instruction set or the reducer has nothing.

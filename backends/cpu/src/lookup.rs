@@ -5,12 +5,10 @@
 //! many rows takes a copy, in which rows begin where lines do.
 
 use crate::fold::Walker;
-use crate::memory::Memory;
+use crate::memory::{LINE, Memory};
 use levelfold::ids::ViewId;
 use levelfold::plan::{Fold, Place, Plan};
 
-/// The bytes of a line of the cache.
-const LINE: u64 = 64;
 /// Larger tables are not copied: they would leave no room in the second cache.
 const MOST_BYTES: u64 = 512 << 10;
 /// How many times as many rows a task looks up as a table has, where it is copied for it. A row is copied in the time that six uses of it save.
@@ -23,7 +21,7 @@ pub(crate) fn copied(plan: &Plan, table: ViewId, fold: &Fold) -> Option<(usize, 
     let row_bytes = view.features.checked_mul(buffer.dtype.size_u64())?;
     let bytes = buffer.rows.checked_mul(row_bytes)?;
     let is_bound = matches!(buffer.place, Place::Input | Place::Param);
-    let is_worth_it = bytes <= MOST_BYTES && row_bytes.is_multiple_of(LINE) && looked_up / USES >= buffer.rows;
+    let is_worth_it = bytes <= MOST_BYTES && row_bytes.is_multiple_of(LINE as u64) && looked_up / USES >= buffer.rows;
     if is_bound && is_worth_it { Some((usize::try_from(buffer.rows).ok()?, usize::try_from(bytes).ok()?)) } else { None }
 }
 
@@ -58,6 +56,5 @@ impl Walker<'_> {
 
 /// Whether vectors of rows lie across the ends of lines.
 fn begins_inside_lines(memory: Memory) -> bool {
-    let line = LINE as usize;
-    !memory.start.addr().is_multiple_of(line) || !memory.row_stride.unsigned_abs().is_multiple_of(line)
+    !memory.start.addr().is_multiple_of(LINE) || !memory.row_stride.unsigned_abs().is_multiple_of(LINE)
 }

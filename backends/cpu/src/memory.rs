@@ -7,6 +7,9 @@ use levelfold::ids::{TableId, ViewId};
 use levelfold::plan::{Order, Place, Plan, ViewLayout};
 use levelfold::tensor::Layout;
 
+/// The bytes of a line of the cache.
+pub(crate) const LINE: usize = 64;
+
 /// A view's memory: element (row, feature) at `start + row · row_stride + feature · feature_stride`, in bytes.
 #[derive(Clone, Copy)]
 pub(crate) struct Memory {

@@ -17,7 +17,7 @@ pub(super) fn nest(graph: &mut LevelGraph, inner: usize, limits: TileLimits) -> 
         return None;
     }
     let refuse = |reason| Some(Decision::RefusedTile { level: level.clone(), reason });
-    let windows = windows(graph, outer);
+    let windows = windows(graph, outer, limits.share);
     if windows < limits.share {
         return refuse(Refusal::TooFewWindows { windows, least: limits.share });
     }
@@ -82,10 +82,9 @@ fn is_next(graph: &LevelGraph, inner: usize, outer: usize) -> bool {
         && !around.iter().any(back)
 }
 
-/// How many windows the outermost of some tiles has.
-fn windows(graph: &LevelGraph, tile: usize) -> u64 {
+/// How many windows the outermost of some tiles has, counted no further than to `enough`.
+fn windows(graph: &LevelGraph, tile: usize, enough: u64) -> u64 {
     let outermost = &graph.tiles()[graph.around(tile).last().unwrap_or(tile)];
-    let segments = &graph.table(outermost.table).segments;
-    let offsets: Vec<u64> = std::iter::once(0).chain(segments.ranges().map(|range| range.end)).collect();
-    widen_u64(Tile::windows(&offsets, outermost.rows).count())
+    let offsets = graph.table(outermost.table).segments.offsets().unwrap_or(&[]);
+    widen_u64(Tile::windows(offsets, outermost.rows).take(usize::try_from(enough).unwrap_or(usize::MAX)).count())
 }

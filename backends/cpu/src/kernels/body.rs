@@ -6,11 +6,10 @@
 
 use super::{Block, RowTo, Run, Source};
 use crate::load::load_weights;
+use crate::memory::LINE;
 use crate::vector::{Lanes, Vector, VectorOp};
 use levelfold::numerics::{Accumulator, BLOCK_ROWS, Value};
 
-/// The bytes of a line of the cache.
-const LINE: usize = 64;
 /// The fewest vectors of a row that are put together to lines.
 const BY_LINES: usize = 16;
 
